@@ -1,0 +1,41 @@
+/**
+ * The environment's and the user's errors. Protocol errors of a vhost-user peer live with the
+ * protocol (vhost-user-ts/errors.ts); our own bugs are assertions (assert.ts).
+ */
+
+import { constants } from 'node:os';
+
+const ERRNO_NAMES = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]));
+
+/** The symbolic name of an errno value, for messages: 28 → `ENOSPC`. */
+export function errnoName(errno: number): string {
+  return ERRNO_NAMES.get(errno) ?? `errno ${errno}`;
+}
+
+/**
+ * A system call was refused. Policy: at start-up the process exits with the message; on a
+ * connection that connection is dropped; on the data path it never appears (errno results do).
+ */
+export class SystemError extends Error {
+  override readonly name = 'SystemError';
+  readonly call: string;
+  readonly errno: number;
+  readonly code: string;
+
+  constructor(call: string, errno: number, context?: string) {
+    super(`${context === undefined ? '' : `${context}: `}${call}: ${errnoName(errno)}`);
+    this.call = call;
+    this.errno = errno;
+    this.code = errnoName(errno);
+  }
+}
+
+/** The command line is wrong. Policy: message on stderr, exit status 2. */
+export class UsageError extends Error {
+  override readonly name = 'UsageError';
+}
+
+/** A well-formed order that cannot be carried out. Policy: message on stderr, exit status 1. */
+export class RefusedError extends Error {
+  override readonly name = 'RefusedError';
+}

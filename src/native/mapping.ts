@@ -1,0 +1,73 @@
+/**
+ * mmap of files *over* memory that JavaScript already holds (the linear memory of a WebAssembly
+ * instance), and its undoing. No views are made and none die: the bytes under a view change.
+ *
+ * SAFETY: every range is checked against the view before the call. MAP_FIXED replaces pages that
+ * belong to the view alone, because the range lies inside it and is page aligned; undoing lays
+ * anonymous memory over the range, so the view never covers unmapped addresses.
+ */
+
+import { assert } from '../base/assert.ts';
+import { SystemError } from '../base/errors.ts';
+import { PAGE_BYTES } from '../base/units.ts';
+import { addressOf, checked, lastErrno, libcFunction } from './libc.ts';
+
+const PROT_READ_WRITE = 3;
+const MAP_SHARED = 0x01;
+const MAP_PRIVATE = 0x02;
+const MAP_FIXED = 0x10;
+const MAP_ANONYMOUS = 0x20;
+const MAP_NORESERVE = 0x4000;
+const MADV_DONTNEED = 4;
+
+const c = {
+  // The result is compared as an integer only: MAP_FIXED returns the address that was asked for.
+  mmap: libcFunction('intptr_t mmap(void *, size_t, int prot, int flags, int fd, int64_t offset)'),
+  madvise: libcFunction('int madvise(void *, size_t, int advice)'),
+};
+
+/** Maps `length` bytes of a file, from `fileOffset`, shared, over `view` at `offset`. */
+export function mapFileOver(
+  view: Uint8Array,
+  offset: number,
+  length: number,
+  fd: number,
+  fileOffset: number,
+): void {
+  const target = mappableRange(view, offset, length);
+  assert(fileOffset % PAGE_BYTES === 0, 'file offsets are page aligned');
+  const flags = MAP_SHARED | MAP_FIXED;
+  if (Number(c.mmap(target, length, PROT_READ_WRITE, flags, fd, fileOffset)) === -1) {
+    throw new SystemError('mmap', lastErrno(), `mapping ${length} bytes of fd ${fd}`);
+  }
+}
+
+/** Replaces a mapping by fresh anonymous memory. */
+export function mapAnonymousOver(view: Uint8Array, offset: number, length: number): void {
+  const target = mappableRange(view, offset, length);
+  const flags = MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE;
+  if (Number(c.mmap(target, length, PROT_READ_WRITE, flags, -1, 0)) === -1) {
+    throw new SystemError('mmap(MAP_ANONYMOUS)', lastErrno());
+  }
+}
+
+/**
+ * Drops this process's page-table entries for a range of a shared file mapping. The file keeps its
+ * contents; the next touch maps the page again.
+ */
+export function forgetResidentPages(view: Uint8Array, offset: number, length: number): void {
+  const target = mappableRange(view, offset, length);
+  checked('madvise', () => c.madvise(target, length, MADV_DONTNEED));
+}
+
+/** The bytes to add to `offset` so that its address becomes a multiple of `alignment`. */
+export function bytesToAlignment(view: Uint8Array, offset: number, alignment: number): number {
+  const misalignment = Number((addressOf(view) + BigInt(offset)) % BigInt(alignment));
+  return misalignment === 0 ? 0 : alignment - misalignment;
+}
+
+function mappableRange(view: Uint8Array, offset: number, length: number): Uint8Array {
+  assert(offset % PAGE_BYTES === 0 && length % PAGE_BYTES === 0, 'mappings are page aligned');
+  assert(offset >= 0 && length > 0 && offset + length <= view.length, 'a mapping is in its view');
+  return view.subarray(offset, offset + length);
+}

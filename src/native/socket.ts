@@ -47,7 +47,9 @@ const c = {
   listen: libcFunction('int listen(int fd, int backlog)'),
   connect: libcFunction('int connect(int fd, const void *address, unsigned int length)'),
   accept4: libcFunction('int accept4(int fd, void *address, void *length, int flags)'),
-  getsockopt: libcFunction('int getsockopt(int fd, int level, int name, void *value, void *length)'),
+  getsockopt: libcFunction(
+    'int getsockopt(int fd, int level, int name, void *value, void *length)',
+  ),
   recvmsg: libcFunction('long recvmsg(int fd, void *message, int flags)'),
   sendmsg: libcFunction('long sendmsg(int fd, const void *message, int flags)'),
   recv: libcFunction('long recv(int fd, void *buffer, size_t length, int flags)'),
@@ -148,7 +150,9 @@ function removeStaleSocket(path: string): void {
     unlinkSync(path);
     return;
   }
-  throw new RefusedError(`${path}: in use by a live process (${basename(path)} accepts connections)`);
+  throw new RefusedError(
+    `${path}: in use by a live process (${basename(path)} accepts connections)`,
+  );
 }
 
 /** Accepts one connection: its fd, or the negated errno (-EAGAIN when there is none). */
@@ -262,7 +266,10 @@ function putFds(fds: readonly number[]): void {
 }
 
 function pointAt(buffer: Uint8Array, offset: number, length: number): void {
-  assert(offset >= 0 && length > 0 && offset + length <= buffer.length, 'a message is in its buffer');
+  assert(
+    offset >= 0 && length > 0 && offset + length <= buffer.length,
+    'a message is in its buffer',
+  );
   vectorView.setBigUint64(0, addressOf(buffer) + BigInt(offset), true);
   vectorView.setBigUint64(8, BigInt(length), true);
   messageView.setInt32(MSGHDR.flags, 0, true);

@@ -1,0 +1,89 @@
+/**
+ * Where the store's parts lie in its one memory file. Everything the store and the allocator know
+ * is there, in typed arrays over mappable memory: other threads read the counters, and a later
+ * process can rebuild itself from table and page map.
+ *
+ *   ┌────────┬──────────────┬─────────────┬───────────────────┬───────────────────────┐
+ *   │ header │ allocator's  │ arena's     │ page map, 1 byte  │ table, 1 word a slot  │
+ *   │ page   │ lists        │ block words │ an arena page     │                       │
+ *   └────────┴──────────────┴─────────────┴───────────────────┴───────────────────────┘
+ */
+
+import { assert } from '../base/assert.ts';
+import { PAGE_BYTES, roundUp } from '../base/units.ts';
+import type { Window } from '../memory/window.ts';
+import {
+  ARENA_GAUGE,
+  ARENA_PAGES_MAX,
+  Arena,
+  type ArenaState,
+  PAGES_PER_BLOCK,
+} from '../xvmalloc/arena.ts';
+import { Xvmalloc } from '../xvmalloc/xvmalloc.ts';
+import { COUNTER_COUNT } from './statistics.ts';
+
+/** Header page: identity words, then doubles. */
+export const HEADER = {
+  /** "rzs1", little-endian. */
+  magic: 0,
+  slotCount: 4,
+  arenaPages: 8,
+  counters: 1024,
+  gauges: 2048,
+} as const;
+export const HEADER_MAGIC = 0x31737a72;
+
+assert(HEADER.counters + COUNTER_COUNT * 8 <= HEADER.gauges, 'counters end before the gauges');
+assert(HEADER.gauges + ARENA_GAUGE.COUNT * 8 <= PAGE_BYTES, 'the header is one page');
+
+/**
+ * Arena pages for a disk of `slots` pages. Every slot may need a raw page of its own, an overwrite
+ * needs the new page before the old one is let go, and page 0 is never used.
+ */
+export function arenaPagesFor(slots: number): number {
+  return Math.min(roundUp(slots + 2, PAGES_PER_BLOCK), ARENA_PAGES_MAX);
+}
+
+export interface StoreLayout {
+  readonly bytes: number;
+  readonly arenaPages: number;
+  readonly lists: number;
+  readonly blocks: number;
+  readonly pageMap: number;
+  readonly table: number;
+}
+
+/** Byte offsets of each part for a disk of `slots` pages. */
+export function storeLayout(slots: number): StoreLayout {
+  const arenaPages = arenaPagesFor(slots);
+  const lists = PAGE_BYTES;
+  const blocks = lists + roundUp(Xvmalloc.STATE_WORDS * 4, PAGE_BYTES);
+  const pageMap = blocks + roundUp(Arena.stateWords(arenaPages) * 4, PAGE_BYTES);
+  const table = pageMap + roundUp(arenaPages, PAGE_BYTES);
+  return {
+    bytes: table + roundUp(slots * 4, PAGE_BYTES),
+    arenaPages,
+    lists,
+    blocks,
+    pageMap,
+    table,
+  };
+}
+
+/** Views of the counters and gauges in a mapped header page, for any thread. */
+export function headerFigures(header: Window): { counters: Float64Array; gauges: Float64Array } {
+  const { buffer } = header.memory;
+  return {
+    counters: new Float64Array(buffer, HEADER.counters, COUNTER_COUNT),
+    gauges: new Float64Array(buffer, HEADER.gauges, ARENA_GAUGE.COUNT),
+  };
+}
+
+export function arenaState(file: Window, layout: StoreLayout): ArenaState {
+  const { buffer } = file.memory;
+  return {
+    pageMap: new Uint8Array(buffer, layout.pageMap, layout.arenaPages),
+    words: new Int32Array(buffer, layout.blocks, Arena.stateWords(layout.arenaPages)),
+    gauges: headerFigures(file).gauges,
+  };
+}

@@ -1,0 +1,40 @@
+/**
+ * The store's memory, made and mapped: one file for bookkeeping, one for the arena. Volatile: both
+ * are memfds, gone with the process.
+ */
+
+import { PAGE_BYTES } from '../base/units.ts';
+import { createMemoryFile, mapFileWindow } from '../memory/memory-file.ts';
+import { Arena } from '../xvmalloc/arena.ts';
+import { Xvmalloc } from '../xvmalloc/xvmalloc.ts';
+import { arenaState, HEADER, HEADER_MAGIC, headerFigures, storeLayout } from './layout.ts';
+
+export interface MappedStore {
+  /** The bookkeeping file: other threads map its first page for the figures. */
+  readonly fd: number;
+  readonly counters: Float64Array;
+  readonly gauges: Float64Array;
+  readonly table: Int32Array;
+  /** The allocator's own words. */
+  readonly lists: Int32Array;
+  readonly arena: Arena;
+}
+
+/** A new, empty store of `slots` pages. */
+export function mapStore(slots: number): MappedStore {
+  const layout = storeLayout(slots);
+  const fd = createMemoryFile('ramzswap-table', layout.bytes);
+  const file = mapFileWindow(fd, 0, layout.bytes);
+  const { buffer } = file.memory;
+  file.i32[HEADER.magic >> 2] = HEADER_MAGIC;
+  file.i32[HEADER.slotCount >> 2] = slots;
+  file.i32[HEADER.arenaPages >> 2] = layout.arenaPages;
+  const arenaFd = createMemoryFile('ramzswap-arena', layout.arenaPages * PAGE_BYTES);
+  return {
+    fd,
+    ...headerFigures(file),
+    table: new Int32Array(buffer, layout.table, slots),
+    lists: new Int32Array(buffer, layout.lists, Xvmalloc.STATE_WORDS),
+    arena: new Arena(arenaFd, layout.arenaPages, arenaState(file, layout)),
+  };
+}

@@ -1,0 +1,302 @@
+/**
+ * The page store: what every slot of one swap disk holds, compressed. It sees page numbers and
+ * pages in windows, never sectors, descriptors or guest addresses.
+ *
+ * The table has one word a slot; a slot changes hands in one aligned store, the commit point of a
+ * write. Values are unsigned; JavaScript reads them signed.
+ *
+ *         0            never written, or freed: reads as zeros
+ *         1 …  255     other states (none yet: on the backing swap, lost)
+ *       256 …  511     every byte of the page is word − 256
+ *      1024 … 2^32−1   position in the arena: of an object (its size tells what it is), or of a
+ *                      raw page (a whole arena page)
+ *
+ * An object of 4 or 8 bytes is a fill pattern of that period; no compressed page is that short.
+ *
+ * Life of a slot: write (new object secured → word published → old object released), any number →
+ * read, any number → free.
+ */
+
+import { assert } from '../base/assert.ts';
+import { PAGE_BYTES } from '../base/units.ts';
+import { lzo1xWorstCase } from '../lzo-wasm/lzo1x.ts';
+import type { Arena } from '../xvmalloc/arena.ts';
+import { PAGE_RAW } from '../xvmalloc/arena.ts';
+import {
+  isPagePosition,
+  OBJECT_BYTES_MAX,
+  pageOfPosition,
+  positionOfPage,
+  SEGMENT_SHIFT,
+  SEGMENT_WORD_MASK,
+  Xvmalloc,
+} from '../xvmalloc/xvmalloc.ts';
+import { type MappedStore, mapStore } from './mapped-store.ts';
+import { type PageWindow, WORK_IN, WORK_OUT, WORK_PAGE } from './page-window.ts';
+import { COUNTER } from './statistics.ts';
+
+const SLOT_EMPTY = 0;
+const SLOT_FILLED = 256;
+const SLOT_POSITION_MIN = 1024;
+const WORDS_PER_PAGE = PAGE_BYTES / 4;
+const GOOD_COMPRESS_BYTES = PAGE_BYTES / 2;
+const FILL_OBJECT_BYTES_MAX = 8;
+/** SPEC: without a backing swap, a result above three quarters of a page is kept as it was. */
+export const INCOMPRESSIBLE_BYTES = (PAGE_BYTES / 4) * 3;
+
+assert(INCOMPRESSIBLE_BYTES <= OBJECT_BYTES_MAX, 'compressed pages fit the allocator');
+assert(lzo1xWorstCase(PAGE_BYTES) > PAGE_BYTES, 'a result may be larger than its page');
+
+/** How much trimming waits: what nobody needed for this long goes back to the system. */
+const TRIM_INTERVAL_MICROS = 400_000;
+
+export interface PageStoreOptions {
+  readonly slots: number;
+  /** Hard limit of memory for pages, pool and raw, in bytes. */
+  readonly poolLimitBytes?: number;
+}
+
+export class PageStore {
+  readonly slots: number;
+  readonly mapped: MappedStore;
+  /** Told once per change of state, never per request. */
+  onTrouble: (what: string) => void = () => {};
+
+  readonly #table: Int32Array;
+  readonly #counters: Float64Array;
+  readonly #arena: Arena;
+  readonly #objects: Xvmalloc;
+  #trimDue = 0;
+  #isOutOfMemory = false;
+
+  constructor(options: PageStoreOptions) {
+    this.slots = options.slots;
+    this.mapped = mapStore(options.slots);
+    this.#table = this.mapped.table;
+    this.#counters = this.mapped.counters;
+    this.#arena = this.mapped.arena;
+    this.#objects = new Xvmalloc(this.#arena, this.mapped.lists);
+    if (options.poolLimitBytes !== undefined) {
+      this.#arena.limitPages = Math.floor(options.poolLimitBytes / PAGE_BYTES);
+    }
+  }
+
+  /** Event counters of the header page, for the layers above to count requests in. */
+  get counters(): Float64Array {
+    return this.#counters;
+  }
+
+  /**
+   * HOT PATH: no allocation, no BigInt, no closures, no await.
+   * Stores the page at `offset` of `window` (any alignment; the guest may change it meanwhile).
+   * False: no memory; the slot keeps what it held.
+   */
+  writePage(slot: number, window: PageWindow, offset: number): boolean {
+    this.#counters[COUNTER.numWrites]!++;
+    const word = this.#secure(window, offset);
+    if (word === SLOT_EMPTY) {
+      this.#counters[COUNTER.failedWrites]!++;
+      this.#reportMemory();
+      return false;
+    }
+    this.#isOutOfMemory = false;
+    this.#replace(slot, word);
+    return true;
+  }
+
+  /**
+   * HOT PATH: no allocation, no BigInt, no closures, no await.
+   * Fills the page at `offset` of `window` (any alignment). False: the stored data is damaged; the
+   * page is left untouched.
+   */
+  readPage(slot: number, window: PageWindow, offset: number): boolean {
+    this.#counters[COUNTER.numReads]!++;
+    if (this.#load(this.#table[slot]!, window, offset)) return true;
+    this.#counters[COUNTER.failedReads]!++;
+    this.onTrouble(`page ${slot}: stored data is damaged`);
+    return false;
+  }
+
+  /** HOT PATH: no allocation. The guest needs the slot no longer; it reads as zeros. */
+  freePage(slot: number): void {
+    if (this.#table[slot] === SLOT_EMPTY) return;
+    this.#replace(slot, SLOT_EMPTY);
+    this.#counters[COUNTER.notifyFree]!++;
+  }
+
+  /** HOT PATH: no allocation. The slot becomes a zero page. */
+  zeroPage(slot: number): void {
+    this.#replace(slot, SLOT_FILLED);
+  }
+
+  /**
+   * Zeroes part of a page, [from, to) bytes, by way of `window`. Not counted as a read or a write.
+   * False: no memory or damaged data; the slot keeps what it held.
+   */
+  zeroPartOfPage(
+    slot: number,
+    from: number,
+    to: number,
+    window: PageWindow,
+    bounce: number,
+  ): boolean {
+    if (!this.#load(this.#table[slot]!, window, bounce)) return false;
+    window.u8.fill(0, bounce + from, bounce + to);
+    const word = this.#secure(window, bounce);
+    if (word !== SLOT_EMPTY) this.#replace(slot, word);
+    return word !== SLOT_EMPTY;
+  }
+
+  /** Keeps `page` (4096 bytes) as it is, uncompressed: the swap header. False: no memory. */
+  writeRaw(slot: number, page: Uint8Array): boolean {
+    const arenaPage = this.#arena.allocatePage(PAGE_RAW);
+    if (arenaPage === 0) return false;
+    const position = positionOfPage(arenaPage);
+    const words = new Int32Array(page.buffer, page.byteOffset, WORDS_PER_PAGE);
+    this.#arena.segments[position >>> SEGMENT_SHIFT]!.set(words, position & SEGMENT_WORD_MASK);
+    this.#replace(slot, position);
+    return true;
+  }
+
+  /**
+   * Gives unneeded memory back, a bounded step at a time. `now` is in wrapping microseconds.
+   * Returns milliseconds until there is more to do: 0 now, -1 nothing to wait for.
+   */
+  maintain(now: number): number {
+    const arena = this.#arena;
+    if (arena.sparePages === 0) return -1;
+    const wait = (this.#trimDue - now) | 0;
+    if (wait > 0 && wait <= TRIM_INTERVAL_MICROS && !arena.isOverfull) {
+      return Math.ceil(wait / 1000);
+    }
+    if (arena.trim()) return 0;
+    arena.markTrimInterval();
+    this.#trimDue = (now + TRIM_INTERVAL_MICROS) | 0;
+    return arena.sparePages === 0 ? -1 : TRIM_INTERVAL_MICROS / 1000;
+  }
+
+  /** Makes the slot's new content exist: the word to publish, or SLOT_EMPTY without memory. */
+  #secure(window: PageWindow, offset: number): number {
+    const { codec } = window;
+    const period = codec.fillPeriod(offset);
+    if (period === 1) return SLOT_FILLED + window.u8[offset]!;
+    if (period !== 0) return this.#secureObject(window, offset, period);
+    const bytes = codec.compress(offset, PAGE_BYTES, WORK_OUT);
+    if (bytes > INCOMPRESSIBLE_BYTES) return this.#secureRaw(window, offset);
+    assert(bytes > FILL_OBJECT_BYTES_MAX, 'a compressed page is longer than a fill pattern');
+    return this.#secureObject(window, WORK_OUT, bytes);
+  }
+
+  #secureObject(window: PageWindow, offset: number, bytes: number): number {
+    const position = this.#objects.allocate(bytes);
+    if (position === 0) return SLOT_EMPTY;
+    let from = offset;
+    if ((from & 3) !== 0) {
+      window.u8.copyWithin(WORK_IN, from, from + bytes);
+      from = WORK_IN;
+    }
+    const words = (bytes + 3) >> 2;
+    const segment = this.#arena.segments[position >>> SEGMENT_SHIFT]!;
+    copyWords(window.i32, from >> 2, segment, position & SEGMENT_WORD_MASK, words);
+    return position;
+  }
+
+  #secureRaw(window: PageWindow, offset: number): number {
+    const page = this.#arena.allocatePage(PAGE_RAW);
+    if (page === 0) return SLOT_EMPTY;
+    let from = offset;
+    if ((from & 3) !== 0) {
+      window.u8.copyWithin(WORK_PAGE, from, from + PAGE_BYTES);
+      from = WORK_PAGE;
+    }
+    const position = positionOfPage(page);
+    const segment = this.#arena.segments[position >>> SEGMENT_SHIFT]!;
+    copyWords(window.i32, from >> 2, segment, position & SEGMENT_WORD_MASK, WORDS_PER_PAGE);
+    return position;
+  }
+
+  /** Publishes `word` as the slot's content, then lets go of what it held. */
+  #replace(slot: number, word: number): void {
+    const old = this.#table[slot]!;
+    Atomics.store(this.#table, slot, word);
+    this.#account(word, 1);
+    this.#account(old, -1);
+    if (old >>> 0 < SLOT_POSITION_MIN) return;
+    if (isPagePosition(old)) this.#arena.freePage(pageOfPosition(old));
+    else this.#objects.free(old);
+  }
+
+  /** Counts a slot's content in (`by` 1) or out (-1). The object must exist. */
+  #account(word: number, by: number): void {
+    const counters = this.#counters;
+    if (word >>> 0 < SLOT_POSITION_MIN) {
+      if (word === SLOT_FILLED) counters[COUNTER.pagesZero]! += by;
+      else if (word !== SLOT_EMPTY) counters[COUNTER.pagesSame]! += by;
+      return;
+    }
+    if (isPagePosition(word)) {
+      counters[COUNTER.pagesStored]! += by;
+      counters[COUNTER.pagesExpand]! += by;
+      counters[COUNTER.comprDataSize]! += by * PAGE_BYTES;
+      return;
+    }
+    const bytes = this.#objects.sizeOf(word);
+    if (bytes <= FILL_OBJECT_BYTES_MAX) {
+      counters[COUNTER.pagesSame]! += by;
+      return;
+    }
+    counters[COUNTER.pagesStored]! += by;
+    counters[COUNTER.comprDataSize]! += by * bytes;
+    if (bytes <= GOOD_COMPRESS_BYTES) counters[COUNTER.goodCompress]! += by;
+  }
+
+  /** Puts the page that `word` stands for at `offset` of `window`. False: damaged data. */
+  #load(word: number, window: PageWindow, offset: number): boolean {
+    if (word >>> 0 < SLOT_POSITION_MIN) {
+      if (word !== SLOT_EMPTY && word < SLOT_FILLED) return false;
+      const byte = word === SLOT_EMPTY ? 0 : word - SLOT_FILLED;
+      window.u8.fill(byte, offset, offset + PAGE_BYTES);
+      return true;
+    }
+    const segment = this.#arena.segments[word >>> SEGMENT_SHIFT]!;
+    const at = word & SEGMENT_WORD_MASK;
+    if (isPagePosition(word)) {
+      const isAligned = (offset & 3) === 0;
+      const to = isAligned ? offset : WORK_PAGE;
+      copyWords(segment, at, window.i32, to >> 2, WORDS_PER_PAGE);
+      if (!isAligned) window.u8.copyWithin(offset, WORK_PAGE, WORK_PAGE + PAGE_BYTES);
+      return true;
+    }
+    const bytes = this.#objects.sizeOf(word);
+    if (bytes <= FILL_OBJECT_BYTES_MAX) {
+      window.codec.fill(offset, segment[at]!, segment[bytes === 8 ? at + 1 : at]!);
+      return true;
+    }
+    copyWords(segment, at, window.i32, WORK_IN >> 2, (bytes + 3) >> 2);
+    if (window.codec.decompress(WORK_IN, bytes, WORK_PAGE, PAGE_BYTES) !== PAGE_BYTES) return false;
+    window.u8.copyWithin(offset, WORK_PAGE, WORK_PAGE + PAGE_BYTES);
+    return true;
+  }
+
+  #reportMemory(): void {
+    if (this.#isOutOfMemory) return;
+    this.#isOutOfMemory = true;
+    const { usedPages, limitPages, lastErrno } = this.#arena;
+    this.onTrouble(
+      usedPages >= limitPages
+        ? `memory limit of ${limitPages * PAGE_BYTES} bytes reached; writes fail until pages are freed`
+        : `no memory for more pages (errno ${lastErrno}); writes fail until some is free`,
+    );
+  }
+}
+
+/** HOT PATH. Words between two views; `set` would want a sub-view, an allocation for every page. */
+function copyWords(
+  from: Int32Array,
+  fromIndex: number,
+  to: Int32Array,
+  toIndex: number,
+  count: number,
+): void {
+  for (let i = 0; i < count; i++) to[toIndex + i] = from[fromIndex + i]!;
+}

@@ -1,0 +1,101 @@
+/**
+ * The store's statistics: event counters and gauges kept as doubles (exact below 2^53) in the
+ * header page, and the record that users see, with the names of the ancestor. Counters of pages
+ * read and written count pages; `invalid_io` counts requests.
+ */
+
+import { PAGE_BYTES } from '../base/units.ts';
+import { ARENA_GAUGE } from '../xvmalloc/arena.ts';
+
+/** Index of each counter in the header page. */
+export const COUNTER = {
+  numReads: 0,
+  numWrites: 1,
+  failedReads: 2,
+  failedWrites: 3,
+  notifyFree: 4,
+  pagesZero: 5,
+  pagesSame: 6,
+  pagesStored: 7,
+  goodCompress: 8,
+  pagesExpand: 9,
+  comprDataSize: 10,
+  bdevNumReads: 11,
+  bdevNumWrites: 12,
+  /** Requests by kind, which the queues count, in the order of virtio-blk's REQUESTS. */
+  requestsRead: 13,
+  requestsWrite: 14,
+  requestsDiscard: 15,
+  requestsOther: 16,
+  invalidIo: 17,
+} as const;
+export const COUNTER_COUNT = Object.keys(COUNTER).length;
+
+/** What `rzscontrol --json` prints; sizes are bytes. */
+export interface Statistics {
+  readonly backing_swap_name: string | null;
+  readonly memlimit: number;
+  readonly disksize: number;
+  readonly num_reads: number;
+  readonly num_writes: number;
+  readonly failed_reads: number;
+  readonly failed_writes: number;
+  readonly invalid_io: number;
+  readonly notify_free: number;
+  readonly pages_zero: number;
+  readonly pages_same: number;
+  readonly good_compress_pct: number;
+  readonly pages_expand_pct: number;
+  readonly pages_stored: number;
+  readonly pages_used: number;
+  readonly orig_data_size: number;
+  readonly compr_data_size: number;
+  readonly mem_used_total: number;
+  readonly bdev_num_reads: number;
+  readonly bdev_num_writes: number;
+  readonly requests_read: number;
+  readonly requests_write: number;
+  readonly requests_discard: number;
+  readonly requests_other: number;
+}
+
+function percent(part: number, whole: number): number {
+  return whole === 0 ? 0 : Math.floor((100 * part) / whole);
+}
+
+/** Reads the figures at one moment. Counters of another thread may be a few requests apart. */
+export function readStatistics(
+  disksizeBytes: number,
+  counters: Float64Array,
+  gauges: Float64Array,
+): Statistics {
+  const count = (index: number) => counters[index]!;
+  const pagesUsed = gauges[ARENA_GAUGE.poolPages]! + gauges[ARENA_GAUGE.rawPages]!;
+  const pagesStored = count(COUNTER.pagesStored);
+  return {
+    backing_swap_name: null,
+    memlimit: 0,
+    disksize: disksizeBytes,
+    num_reads: count(COUNTER.numReads),
+    num_writes: count(COUNTER.numWrites),
+    failed_reads: count(COUNTER.failedReads),
+    failed_writes: count(COUNTER.failedWrites),
+    invalid_io: count(COUNTER.invalidIo),
+    notify_free: count(COUNTER.notifyFree),
+    pages_zero: count(COUNTER.pagesZero),
+    pages_same: count(COUNTER.pagesSame),
+    good_compress_pct: percent(count(COUNTER.goodCompress), pagesStored),
+    pages_expand_pct: percent(count(COUNTER.pagesExpand), pagesStored),
+    pages_stored: pagesStored,
+    pages_used: pagesUsed,
+    orig_data_size: pagesStored * PAGE_BYTES,
+    compr_data_size: count(COUNTER.comprDataSize),
+    mem_used_total: pagesUsed * PAGE_BYTES,
+    bdev_num_reads: count(COUNTER.bdevNumReads),
+    bdev_num_writes: count(COUNTER.bdevNumWrites),
+    requests_read: count(COUNTER.requestsRead),
+    requests_write: count(COUNTER.requestsWrite),
+    requests_discard: count(COUNTER.requestsDiscard),
+    requests_other: count(COUNTER.requestsOther),
+  };
+}

@@ -1,0 +1,100 @@
+/**
+ * The device configuration space, struct virtio_blk_config (VIRTIO 1.2 §5.2.4), and the features
+ * that make its fields valid.
+ */
+
+import { PAGE_BYTES, SECTORS_PER_PAGE } from '../base/units.ts';
+import {
+  VIRTIO_BLK_F_BLK_SIZE,
+  VIRTIO_BLK_F_CONFIG_WCE,
+  VIRTIO_BLK_F_DISCARD,
+  VIRTIO_BLK_F_FLUSH,
+  VIRTIO_BLK_F_MQ,
+  VIRTIO_BLK_F_SEG_MAX,
+  VIRTIO_BLK_F_SIZE_MAX,
+  VIRTIO_BLK_F_TOPOLOGY,
+  VIRTIO_BLK_F_WRITE_ZEROES,
+} from './protocol.ts';
+
+export const BLOCK_FEATURES =
+  VIRTIO_BLK_F_SIZE_MAX |
+  VIRTIO_BLK_F_SEG_MAX |
+  VIRTIO_BLK_F_BLK_SIZE |
+  VIRTIO_BLK_F_FLUSH |
+  VIRTIO_BLK_F_TOPOLOGY |
+  VIRTIO_BLK_F_CONFIG_WCE |
+  VIRTIO_BLK_F_MQ |
+  VIRTIO_BLK_F_DISCARD |
+  VIRTIO_BLK_F_WRITE_ZEROES;
+
+/** QEMU's ring of 128 less header and status: a request fits without indirect descriptors. */
+export const SEG_MAX = 126;
+export const SIZE_MAX = 1 << 20;
+
+/** 4 MiB a segment: what a request can ask of a reactor stays bounded. */
+export const DISCARD_SECTORS_MAX = 8192;
+export const DISCARD_SEGMENTS_MAX = 16;
+
+const CONFIG = {
+  capacity: 0,
+  size_max: 8,
+  seg_max: 12,
+  blk_size: 20,
+  min_io_size: 26,
+  opt_io_size: 28,
+  writeback: 32,
+  num_queues: 34,
+  max_discard_sectors: 36,
+  max_discard_seg: 40,
+  discard_sector_alignment: 44,
+  max_write_zeroes_sectors: 48,
+  max_write_zeroes_seg: 52,
+  write_zeroes_may_unmap: 56,
+  SIZE: 60,
+} as const;
+
+export class BlockConfig {
+  readonly bytes = new Uint8Array(CONFIG.SIZE);
+  readonly #view = new DataView(this.bytes.buffer);
+
+  constructor(pages: number, numQueues: number) {
+    const view = this.#view;
+    this.setCapacity(pages);
+    view.setUint32(CONFIG.size_max, SIZE_MAX, true);
+    view.setUint32(CONFIG.seg_max, SEG_MAX, true);
+    view.setUint32(CONFIG.blk_size, PAGE_BYTES, true);
+    view.setUint16(CONFIG.min_io_size, 1, true);
+    view.setUint32(CONFIG.opt_io_size, 1, true);
+    this.setWriteback(true);
+    view.setUint16(CONFIG.num_queues, numQueues, true);
+    view.setUint32(CONFIG.max_discard_sectors, DISCARD_SECTORS_MAX, true);
+    view.setUint32(CONFIG.max_discard_seg, DISCARD_SEGMENTS_MAX, true);
+    view.setUint32(CONFIG.discard_sector_alignment, SECTORS_PER_PAGE, true);
+    view.setUint32(CONFIG.max_write_zeroes_sectors, DISCARD_SECTORS_MAX, true);
+    view.setUint32(CONFIG.max_write_zeroes_seg, DISCARD_SEGMENTS_MAX, true);
+    view.setUint8(CONFIG.write_zeroes_may_unmap, 1);
+  }
+
+  setCapacity(pages: number): void {
+    this.#view.setBigUint64(CONFIG.capacity, BigInt(pages) * BigInt(SECTORS_PER_PAGE), true);
+  }
+
+  /** §5.2.5.1: with CONFIG_WCE but without FLUSH negotiated the device starts as write-through. */
+  setWriteback(isOn: boolean): void {
+    this.#view.setUint8(CONFIG.writeback, isOn ? 1 : 0);
+  }
+
+  /**
+   * A driver's write to configuration space. Only `writeback` may be written (and makes no
+   * difference: memory is memory). Returns what is wrong, or undefined.
+   */
+  write(offset: number, payload: Uint8Array): string | undefined {
+    if (offset !== CONFIG.writeback || payload.length !== 1) {
+      const got = `${payload.length} bytes at ${offset}`;
+      return `expected one byte at ${CONFIG.writeback} (writeback), got ${got}`;
+    }
+    if (payload[0]! > 1) return `writeback: expected 0 or 1, got ${payload[0]}`;
+    this.setWriteback(payload[0] === 1);
+    return undefined;
+  }
+}

@@ -1,0 +1,362 @@
+/**
+ * The back end's side of a vhost-user session: receives the front end's requests, checks their
+ * form, hands their meaning to a BackendHandler, replies. It knows no ring and no guest memory.
+ *
+ * Life: constructor (a connected socket) → poll() whenever it is readable → 'closed' or
+ * ProtocolError → close().
+ *
+ * Not yet here: INFLIGHT_SHMFD (GET/SET_INFLIGHT_FD) and LOG_SHMFD (SET_LOG_BASE, SET_LOG_FD).
+ * They are not offered in PROTOCOL_FEATURES; their place is a handler method each and a row in
+ * #handlers.
+ */
+
+import { RefusedError, SystemError } from '../base/errors.ts';
+import { closeFd } from '../native/fd.ts';
+import { Connection } from './connection.ts';
+import { ProtocolError, RequestError } from './errors.ts';
+import {
+  type ConfigMessage,
+  decodeConfig,
+  decodeEmpty,
+  decodeMemTable,
+  decodeSingleRegion,
+  decodeU64,
+  decodeVringAddress,
+  decodeVringState,
+  encodeConfig,
+  encodeU64,
+  encodeVringState,
+  type MemoryRegion,
+  type Message,
+  type VringAddress,
+} from './messages.ts';
+import {
+  FLAG_NEED_REPLY,
+  FLAG_REPLY,
+  requestName,
+  VHOST_USER,
+  VHOST_USER_BACKEND,
+  VHOST_USER_F_PROTOCOL_FEATURES,
+  VHOST_USER_PROTOCOL_F,
+  VRING_INDEX_MASK,
+  VRING_NOFD_MASK,
+} from './protocol.ts';
+
+/** What this session can do; offered whole. */
+export const PROTOCOL_FEATURES =
+  VHOST_USER_PROTOCOL_F.MQ |
+  VHOST_USER_PROTOCOL_F.REPLY_ACK |
+  VHOST_USER_PROTOCOL_F.BACKEND_REQ |
+  VHOST_USER_PROTOCOL_F.CONFIG |
+  VHOST_USER_PROTOCOL_F.RESET_DEVICE |
+  VHOST_USER_PROTOCOL_F.CONFIGURE_MEM_SLOTS;
+
+/**
+ * The device behind a session. Methods throw RequestError (or RefusedError, SystemError: anything
+ * but a ProtocolError is treated alike) for what they cannot do. Ring indices are below queueCount.
+ * File descriptors passed in belong to the device; those of memory regions stay the session's and
+ * are closed after the call.
+ */
+export interface BackendHandler {
+  /** Device features offered, without VHOST_USER_F_PROTOCOL_FEATURES. */
+  readonly features: bigint;
+  readonly queueCount: number;
+  readonly memorySlots: number;
+  /** Acknowledged device features; `isLegacy` when protocol features were not acknowledged. */
+  setFeatures(features: bigint, isLegacy: boolean): void;
+  setMemoryTable(regions: readonly MemoryRegion[], fds: readonly number[]): void;
+  addMemoryRegion(region: MemoryRegion, fd: number): void;
+  removeMemoryRegion(region: MemoryRegion): void;
+  setVringNum(index: number, num: number): void;
+  setVringAddress(address: VringAddress): void;
+  setVringBase(index: number, base: number): void;
+  /** Stops the ring; the available index to resume from. */
+  getVringBase(index: number): number;
+  /** `fd` undefined: the ring must be polled. */
+  setVringKick(index: number, fd: number | undefined): void;
+  setVringCall(index: number, fd: number | undefined): void;
+  setVringErr(index: number, fd: number | undefined): void;
+  setVringEnable(index: number, isEnabled: boolean): void;
+  /** `size` bytes of configuration space; undefined when the range is not there. */
+  getConfig(offset: number, size: number): Uint8Array | undefined;
+  setConfig(config: ConfigMessage): void;
+  /** RESET_OWNER: disable all rings. */
+  disableRings(): void;
+  /** RESET_DEVICE: rings and negotiated state to their beginning. */
+  resetDevice(): void;
+}
+
+export class BackendSession {
+  readonly #connection: Connection;
+  readonly #handler: BackendHandler;
+  #protocolFeatures = 0n;
+  #backendChannel: Connection | undefined;
+
+  /** Takes ownership of a connected, non-blocking socket. */
+  constructor(fd: number, handler: BackendHandler) {
+    this.#connection = new Connection(fd);
+    this.#handler = handler;
+  }
+
+  get fd(): number {
+    return this.#connection.fd;
+  }
+
+  /**
+   * Handles the messages that are there. Returns false when the front end has closed the
+   * connection. Throws ProtocolError when it must be dropped; its message says why.
+   */
+  poll(): boolean {
+    for (;;) {
+      const message = this.#connection.receive();
+      if (message === undefined) return true;
+      if (message === 'closed') return false;
+      this.#handle(message);
+    }
+  }
+
+  /**
+   * Tells the front end that configuration space has changed. It will ask for it on the main
+   * socket, perhaps waiting for the answer: no acknowledgement is asked for, so nobody waits here.
+   * False when there is no channel to say it on.
+   */
+  sendConfigChange(): boolean {
+    if (this.#backendChannel === undefined) return false;
+    try {
+      this.#backendChannel.send(VHOST_USER_BACKEND.CONFIG_CHANGE_MSG, 0, new Uint8Array(0));
+      return true;
+    } catch (error) {
+      // The main socket will tell when the front end is gone; a full channel only delays the news.
+      if (error instanceof ProtocolError) return false;
+      throw error;
+    }
+  }
+
+  close(): void {
+    this.#backendChannel?.close();
+    this.#backendChannel = undefined;
+    this.#connection.close();
+  }
+
+  /** Runs one request and replies. Descriptors that nobody took are closed, whatever happens. */
+  #handle(message: Message): void {
+    const { request, fds } = message;
+    const wantsReply =
+      (message.flags & FLAG_NEED_REPLY) !== 0 &&
+      (this.#protocolFeatures & VHOST_USER_PROTOCOL_F.REPLY_ACK) !== 0n;
+    try {
+      const reply = this.#dispatch(message);
+      if (reply !== undefined) this.#connection.send(request, FLAG_REPLY, reply);
+      else if (wantsReply) this.#connection.send(request, FLAG_REPLY, encodeU64(0n));
+    } catch (error) {
+      const reason = refusal(error, request);
+      if (!wantsReply || REPLIES_WITH_PAYLOAD.has(request)) throw reason;
+      this.#connection.send(request, FLAG_REPLY, encodeU64(1n));
+      this.onRefusal(reason.message);
+    } finally {
+      for (const fd of fds) closeFd(fd);
+    }
+  }
+
+  /** Called when a request was refused and the front end told so: for the log. */
+  onRefusal: (reason: string) => void = () => {};
+
+  /** Carries out a request: the payload to reply with, or undefined. */
+  #dispatch(message: Message): Uint8Array | undefined {
+    const handler = this.#handler;
+    switch (message.request) {
+      case VHOST_USER.GET_FEATURES:
+        decodeEmpty(message);
+        return encodeU64(handler.features | VHOST_USER_F_PROTOCOL_FEATURES);
+      case VHOST_USER.SET_FEATURES:
+        this.#setFeatures(decodeU64(message));
+        return undefined;
+      case VHOST_USER.GET_PROTOCOL_FEATURES:
+        decodeEmpty(message);
+        return encodeU64(PROTOCOL_FEATURES);
+      case VHOST_USER.SET_PROTOCOL_FEATURES:
+        this.#setProtocolFeatures(decodeU64(message));
+        return undefined;
+      case VHOST_USER.SET_OWNER:
+        decodeEmpty(message);
+        return undefined;
+      case VHOST_USER.RESET_OWNER:
+        decodeEmpty(message);
+        handler.disableRings();
+        return undefined;
+      case VHOST_USER.RESET_DEVICE:
+        decodeEmpty(message);
+        handler.resetDevice();
+        return undefined;
+      case VHOST_USER.GET_QUEUE_NUM:
+        decodeEmpty(message);
+        return encodeU64(BigInt(handler.queueCount));
+      case VHOST_USER.GET_MAX_MEM_SLOTS:
+        decodeEmpty(message);
+        return encodeU64(BigInt(handler.memorySlots));
+      case VHOST_USER.SET_BACKEND_REQ_FD:
+        this.#setBackendChannel(message);
+        return undefined;
+      case VHOST_USER.GET_CONFIG:
+        return this.#getConfig(message);
+      case VHOST_USER.SET_CONFIG:
+        handler.setConfig(decodeConfig(message));
+        return undefined;
+      default:
+        return this.#dispatchMemory(message);
+    }
+  }
+
+  #dispatchMemory(message: Message): Uint8Array | undefined {
+    const handler = this.#handler;
+    switch (message.request) {
+      case VHOST_USER.SET_MEM_TABLE: {
+        const regions = decodeMemTable(message);
+        expectFds(message, regions.length);
+        handler.setMemoryTable(regions, message.fds);
+        return undefined;
+      }
+      case VHOST_USER.ADD_MEM_REG: {
+        const region = decodeSingleRegion(message);
+        expectFds(message, 1);
+        handler.addMemoryRegion(region, message.fds[0]!);
+        return undefined;
+      }
+      case VHOST_USER.REM_MEM_REG:
+        // "The back-end MAY accept messages with one file descriptor": closed like any other.
+        handler.removeMemoryRegion(decodeSingleRegion(message));
+        return undefined;
+      default:
+        return this.#dispatchVring(message);
+    }
+  }
+
+  #dispatchVring(message: Message): Uint8Array | undefined {
+    const handler = this.#handler;
+    switch (message.request) {
+      case VHOST_USER.SET_VRING_NUM: {
+        const { index, num } = this.#vringState(message);
+        handler.setVringNum(index, num);
+        return undefined;
+      }
+      case VHOST_USER.SET_VRING_BASE: {
+        const { index, num } = this.#vringState(message);
+        handler.setVringBase(index, num);
+        return undefined;
+      }
+      case VHOST_USER.GET_VRING_BASE: {
+        const { index } = this.#vringState(message);
+        return encodeVringState({ index, num: handler.getVringBase(index) });
+      }
+      case VHOST_USER.SET_VRING_ENABLE: {
+        const { index, num } = this.#vringState(message);
+        if (num > 1) {
+          throw new RequestError(`SET_VRING_ENABLE: ring ${index}: expected 0 or 1, got ${num}`);
+        }
+        handler.setVringEnable(index, num === 1);
+        return undefined;
+      }
+      case VHOST_USER.SET_VRING_ADDR: {
+        const address = decodeVringAddress(message);
+        this.#checkIndex(message, address.index);
+        handler.setVringAddress(address);
+        return undefined;
+      }
+      case VHOST_USER.SET_VRING_KICK:
+        this.#takeVringFd(message, (index, fd) => handler.setVringKick(index, fd));
+        return undefined;
+      case VHOST_USER.SET_VRING_CALL:
+        this.#takeVringFd(message, (index, fd) => handler.setVringCall(index, fd));
+        return undefined;
+      case VHOST_USER.SET_VRING_ERR:
+        this.#takeVringFd(message, (index, fd) => handler.setVringErr(index, fd));
+        return undefined;
+      default:
+        throw new ProtocolError(`${requestName(message.request)}: not a request this device knows`);
+    }
+  }
+
+  #setFeatures(features: bigint): void {
+    const isLegacy = (features & VHOST_USER_F_PROTOCOL_FEATURES) === 0n;
+    this.#handler.setFeatures(features & ~VHOST_USER_F_PROTOCOL_FEATURES, isLegacy);
+  }
+
+  #setProtocolFeatures(features: bigint): void {
+    const unknown = features & ~PROTOCOL_FEATURES;
+    if (unknown !== 0n) {
+      throw new ProtocolError(
+        `SET_PROTOCOL_FEATURES: expected a part of 0x${PROTOCOL_FEATURES.toString(16)}, ` +
+          `got 0x${features.toString(16)}`,
+      );
+    }
+    this.#protocolFeatures = features;
+  }
+
+  #setBackendChannel(message: Message): void {
+    decodeEmpty(message);
+    expectFds(message, 1);
+    this.#backendChannel?.close();
+    this.#backendChannel = new Connection(message.fds.shift()!);
+  }
+
+  /** "Zero length of payload to indicate an error"; else exactly as many bytes as were asked for. */
+  #getConfig(message: Message): Uint8Array {
+    const { offset, flags, payload } = decodeConfig(message);
+    const found = this.#handler.getConfig(offset, payload.length);
+    return found === undefined
+      ? new Uint8Array(0)
+      : encodeConfig({ offset, flags, payload: found });
+  }
+
+  #vringState(message: Message): { index: number; num: number } {
+    const state = decodeVringState(message);
+    this.#checkIndex(message, state.index);
+    return state;
+  }
+
+  #checkIndex(message: Message, index: number): void {
+    const { queueCount } = this.#handler;
+    if (index >= queueCount) {
+      throw new RequestError(
+        `${requestName(message.request)}: expected a ring below ${queueCount}, got ${index}`,
+      );
+    }
+  }
+
+  /** SET_VRING_KICK, CALL, ERR: hands over the descriptor, or undefined with the no-fd flag. */
+  #takeVringFd(message: Message, give: (index: number, fd: number | undefined) => void): void {
+    const value = decodeU64(message);
+    const index = Number(value & VRING_INDEX_MASK);
+    const hasFd = (value & VRING_NOFD_MASK) === 0n;
+    expectFds(message, hasFd ? 1 : 0);
+    this.#checkIndex(message, index);
+    give(index, message.fds.shift());
+  }
+}
+
+/** Requests with a reply of their own: an error cannot be said in it, so it drops the connection. */
+const REPLIES_WITH_PAYLOAD: ReadonlySet<number> = new Set([
+  VHOST_USER.GET_FEATURES,
+  VHOST_USER.GET_PROTOCOL_FEATURES,
+  VHOST_USER.GET_QUEUE_NUM,
+  VHOST_USER.GET_MAX_MEM_SLOTS,
+  VHOST_USER.GET_VRING_BASE,
+  VHOST_USER.GET_CONFIG,
+]);
+
+function expectFds(message: Message, count: number): void {
+  if (message.fds.length !== count) {
+    const what = `${requestName(message.request)}: expected ${count} file descriptors`;
+    throw new ProtocolError(`${what}, got ${message.fds.length}`);
+  }
+}
+
+/** The error to drop the connection with, or to refuse the request for. Our own bugs pass. */
+function refusal(error: unknown, request: number): ProtocolError {
+  if (error instanceof ProtocolError) throw error;
+  if (error instanceof RequestError) return new ProtocolError(error.message);
+  if (error instanceof SystemError || error instanceof RefusedError) {
+    return new ProtocolError(`${requestName(request)}: ${error.message}`);
+  }
+  throw error;
+}

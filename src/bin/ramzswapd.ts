@@ -1,0 +1,125 @@
+#!/usr/bin/env node
+/** ramzswapd: arguments and exit codes. Everything else is control/daemon.ts. */
+
+import { Command, CommanderError, Option } from 'commander';
+import { RefusedError, SystemError, UsageError } from '../base/errors.ts';
+import { parseSize } from '../base/units.ts';
+import { type DaemonOptions, runDaemon } from '../control/daemon.ts';
+import { defaultControlPath } from '../control/paths.ts';
+import { VERSION } from '../control/version.ts';
+
+const QUEUES_MAX = 256;
+/** vhost-user.json's VhostUserBackendCapabilities: neither --read-only nor --blk-file. */
+const CAPABILITIES = { type: 'block', features: [] };
+
+interface Options {
+  socketPath?: string;
+  fd?: string;
+  printCapabilities?: boolean;
+  name: string;
+  disksize?: string;
+  guestRam?: string;
+  guestPageSize: string;
+  poolLimit?: string;
+  numQueues: string;
+  queueThreads: string;
+  controlPath?: string;
+  backingSwap?: string;
+  memlimit?: string;
+  logLevel: string;
+}
+
+function command(): Command {
+  return new Command('ramzswapd')
+    .description('Compressed swap disk in host memory for a QEMU guest, over vhost-user-blk')
+    .version(VERSION)
+    .option('--socket-path <path>', 'listen for the front end (QEMU) on this Unix socket')
+    .option('--fd <number>', 'use this inherited socket, listening or connected, instead')
+    .option('--print-capabilities', 'print what this back end can do as JSON, and exit')
+    .option('--name <name>', 'device name; also its serial and swap label', 'ramzswap0')
+    .option('--disksize <size>', 'uncompressed capacity, such as 512M (default: 25% of RAM)')
+    .option(
+      '--guest-ram <size>',
+      "the guest's RAM, which defaults are taken from (default: host's)",
+    )
+    .addOption(
+      new Option('--guest-page-size <bytes>', "the guest's page size")
+        .choices(['4096', '16384', '65536'])
+        .default('4096'),
+    )
+    .option('--pool-limit <size>', 'hard limit of host memory for stored pages')
+    .option('--num-queues <n>', 'request queues offered to the guest', '64')
+    .option('--queue-threads <n>', 'threads that serve them (this version: 1)', '1')
+    .option('--control-path <path>', 'control socket (default: SOCKET.control)')
+    .addOption(new Option('--backing-swap <path>').hideHelp())
+    .addOption(new Option('--memlimit <size>').hideHelp())
+    .addOption(
+      new Option('--log-level <level>', 'least severity that is logged, as JSON on stderr')
+        .choices(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'])
+        .default('info'),
+    )
+    .addHelpText('after', '\nSizes take K, M, G, T (powers of 1024). Ends on SIGTERM, status 0.')
+    .exitOverride();
+}
+
+function parseCount(text: string, what: string, min: number, max: number): number {
+  const count = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (!(count >= min && count <= max)) {
+    throw new UsageError(`${what}: expected a number from ${min} to ${max}, got '${text}'`);
+  }
+  return count;
+}
+
+function daemonOptions(o: Options): DaemonOptions {
+  if ((o.socketPath === undefined) === (o.fd === undefined)) {
+    throw new UsageError('expected one of --socket-path PATH and --fd N');
+  }
+  if (o.backingSwap !== undefined || o.memlimit !== undefined) {
+    throw new UsageError('--backing-swap, --memlimit: this version keeps pages in memory only');
+  }
+  if (o.queueThreads !== '1') {
+    throw new UsageError(`--queue-threads: this version serves with 1, got '${o.queueThreads}'`);
+  }
+  if (!/^[\x21-\x7e]{1,20}$/.test(o.name) || o.name.includes('/')) {
+    throw new UsageError(
+      `--name: expected 1 to 20 printable characters without /, got '${o.name}'`,
+    );
+  }
+  const size = (text: string | undefined, what: string) =>
+    text === undefined ? undefined : parseSize(text, what);
+  const diskBytes = size(o.disksize, '--disksize');
+  const guestRamBytes = size(o.guestRam, '--guest-ram');
+  const poolLimitBytes = size(o.poolLimit, '--pool-limit');
+  return {
+    name: o.name,
+    socket:
+      o.socketPath === undefined
+        ? { fd: parseCount(o.fd ?? '', '--fd', 3, 2 ** 31 - 1) }
+        : { path: o.socketPath },
+    controlPath: o.controlPath ?? defaultControlPath(o.socketPath),
+    isControlOptional: o.controlPath === undefined,
+    guestPageBytes: Number(o.guestPageSize),
+    numQueues: parseCount(o.numQueues, '--num-queues', 1, QUEUES_MAX),
+    logLevel: o.logLevel,
+    ...(diskBytes === undefined ? {} : { diskBytes }),
+    ...(guestRamBytes === undefined ? {} : { guestRamBytes }),
+    ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
+  };
+}
+
+async function main(): Promise<void> {
+  // "Other options and arguments should be ignored": also those that would not parse.
+  if (process.argv.includes('--print-capabilities')) {
+    process.stdout.write(`${JSON.stringify(CAPABILITIES)}\n`);
+    return;
+  }
+  await runDaemon(daemonOptions(command().parse().opts<Options>()));
+}
+
+main().catch((error: unknown) => {
+  if (error instanceof CommanderError) process.exit(error.exitCode === 0 ? 0 : 2);
+  const isKnown =
+    error instanceof UsageError || error instanceof RefusedError || error instanceof SystemError;
+  process.stderr.write(`ramzswapd: ${isKnown ? error.message : (error as Error).stack}\n`);
+  process.exit(error instanceof UsageError ? 2 : 1);
+});

@@ -1,0 +1,58 @@
+#!/usr/bin/env node
+/** rzscontrol: arguments and exit codes. What it prints is control/statistics-text.ts. */
+
+import { Command, CommanderError } from 'commander';
+import { RefusedError, UsageError } from '../base/errors.ts';
+import { ControlClient } from '../control/client.ts';
+import { defaultControlPath } from '../control/paths.ts';
+import type { DeviceStatus } from '../control/protocol.ts';
+import { devicesTable, statisticsText } from '../control/statistics-text.ts';
+import { VERSION } from '../control/version.ts';
+import type { Statistics } from '../store/statistics.ts';
+
+interface Options {
+  stats?: boolean;
+  json?: boolean;
+  controlPath: string;
+}
+
+function command(): Command {
+  return new Command('rzscontrol')
+    .description('Shows what a ramzswap daemon holds')
+    .version(VERSION)
+    .argument('[device]', 'device name, such as ramzswap0; none: a table of all devices')
+    .option('-s, --stats', "the device's statistics")
+    .option('--json', 'print JSON, with sizes in bytes')
+    .option('--control-path <path>', "the daemon's control socket", defaultControlPath())
+    .addHelpText('after', '\nExit status: 0 done, 1 refused (the reason is on stderr), 2 usage.')
+    .exitOverride();
+}
+
+async function run(device: string | undefined, options: Options): Promise<string> {
+  if (device !== undefined && options.stats !== true) {
+    throw new UsageError(`what about ${device}? expected --stats`);
+  }
+  const client = await ControlClient.connect(options.controlPath);
+  try {
+    if (device === undefined) {
+      const devices = await client.call<DeviceStatus[]>('devices');
+      return options.json ? JSON.stringify(devices, null, 2) : devicesTable(devices);
+    }
+    const statistics = await client.call<Statistics>('statistics', { device });
+    return options.json ? JSON.stringify(statistics, null, 2) : statisticsText(statistics);
+  } finally {
+    client.close();
+  }
+}
+
+async function main(): Promise<void> {
+  const parsed = command().parse();
+  process.stdout.write(`${await run(parsed.args[0], parsed.opts<Options>())}\n`);
+}
+
+main().catch((error: unknown) => {
+  if (error instanceof CommanderError) process.exit(error.exitCode === 0 ? 0 : 2);
+  const isKnown = error instanceof UsageError || error instanceof RefusedError;
+  process.stderr.write(`rzscontrol: ${isKnown ? error.message : (error as Error).stack}\n`);
+  process.exit(error instanceof UsageError ? 2 : 1);
+});

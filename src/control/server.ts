@@ -1,0 +1,49 @@
+/**
+ * The control socket's server: answers JSON-RPC requests of several clients. A client that sends
+ * nonsense, does not read its answers, or sends too long a line is cut off; devices are served by
+ * other threads and never notice.
+ */
+
+import { createServer, type Server, type Socket } from 'node:net';
+import { JSONRPCErrorException, JSONRPCServer } from 'json-rpc-2.0';
+import { RefusedError } from '../base/errors.ts';
+import { LINE_BYTES_MAX, lineSplitter, REFUSED_CODE } from './protocol.ts';
+
+export type Methods = Record<string, (params: unknown) => unknown>;
+
+const CLIENTS_MAX = 64;
+
+/** Serves `methods` on a listening Unix socket. RefusedError becomes an error with its message. */
+export function serveControl(listenFd: number, methods: Methods): Server {
+  const rpc = new JSONRPCServer({ errorListener: () => {} });
+  for (const [name, method] of Object.entries(methods)) {
+    rpc.addMethod(name, (params: unknown) => {
+      try {
+        return method(params);
+      } catch (error) {
+        if (!(error instanceof RefusedError)) throw error;
+        throw new JSONRPCErrorException(error.message, REFUSED_CODE);
+      }
+    });
+  }
+  const server = createServer((socket) => serveClient(socket, rpc));
+  server.maxConnections = CLIENTS_MAX;
+  server.listen({ fd: listenFd });
+  return server;
+}
+
+function serveClient(socket: Socket, rpc: JSONRPCServer): void {
+  socket.setEncoding('utf8');
+  // A client that vanishes is its own business.
+  socket.on('error', () => socket.destroy());
+  const takeText = lineSplitter((line) => {
+    void rpc.receiveJSON(line).then((answer) => {
+      if (answer === null || socket.destroyed) return;
+      socket.write(`${JSON.stringify(answer)}\n`);
+      if (socket.writableLength > LINE_BYTES_MAX) socket.destroy();
+    });
+  });
+  socket.on('data', (chunk: string) => {
+    if (!takeText(chunk)) socket.destroy();
+  });
+}

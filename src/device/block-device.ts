@@ -1,0 +1,367 @@
+/**
+ * A swap disk put together: store, guest memory, rings, configuration space, and the meaning of a
+ * vhost-user session's messages for them. Belongs to one reactor; nothing here is shared.
+ *
+ * Life: made (empty store, swap header in page 0) → attach a connection → messages, serving →
+ * detach (the store stays) → attach again.
+ */
+
+import { randomBytes } from 'node:crypto';
+import { assert } from '../base/assert.ts';
+import { RefusedError } from '../base/errors.ts';
+import { formatBytes, PAGE_BYTES } from '../base/units.ts';
+import { GuestMemory, type GuestRegion, REGIONS_MAX } from '../memory/guest-memory.ts';
+import { isShrinkSealed } from '../native/fd.ts';
+import { PageStore } from '../store/page-store.ts';
+import { PageWindow } from '../store/page-window.ts';
+import { COUNTER } from '../store/statistics.ts';
+import { makeSwapHeader } from '../store/swap-header.ts';
+import {
+  type BackendHandler,
+  BackendSession,
+  type ConfigMessage,
+  type MemoryRegion,
+  RequestError,
+  type VringAddress,
+} from '../vhost-user-ts/index.ts';
+import {
+  VIRTIO_F_VERSION_1,
+  VIRTIO_RING_F_EVENT_IDX,
+  VIRTIO_RING_F_INDIRECT_DESC,
+} from '../virtio/features.ts';
+import { BlockQueue } from '../virtio-blk/block-queue.ts';
+import { BLOCK_FEATURES, BlockConfig } from '../virtio-blk/config-space.ts';
+import { REQUESTS } from '../virtio-blk/page-device.ts';
+import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../virtio-blk/protocol.ts';
+import { type KickWatcher, Ring } from './ring.ts';
+
+const DEVICE_FEATURES =
+  VIRTIO_F_VERSION_1 | VIRTIO_RING_F_INDIRECT_DESC | VIRTIO_RING_F_EVENT_IDX | BLOCK_FEATURES;
+
+assert(
+  REQUESTS.write + COUNTER.requestsRead === COUNTER.requestsWrite &&
+    REQUESTS.discard + COUNTER.requestsRead === COUNTER.requestsDiscard &&
+    REQUESTS.other + COUNTER.requestsRead === COUNTER.requestsOther &&
+    REQUESTS.invalid + COUNTER.requestsRead === COUNTER.invalidIo,
+  "the queues' counters lie in the store's",
+);
+
+/** Pages a ring may cost in one turn: about 200 µs of compression. */
+const TURN_PAGES = 64;
+/** How long guest memory stays mapped in after the last request. */
+const FORGET_AFTER_MICROS = 500_000;
+
+export interface BlockDeviceOptions {
+  /** Also the virtio-blk serial (GET_ID) and the label of the swap area. */
+  readonly name: string;
+  readonly diskBytes: number;
+  readonly guestPageBytes: number;
+  readonly numQueues: number;
+  readonly poolLimitBytes?: number;
+}
+
+/** What a device tells the control thread: once per change of state, never per request. */
+export type Report = (level: 'info' | 'warn' | 'error', message: string) => void;
+
+export class BlockDevice implements BackendHandler {
+  readonly name: string;
+  readonly store: PageStore;
+  readonly features = DEVICE_FEATURES;
+  readonly queueCount: number;
+  readonly memorySlots = REGIONS_MAX;
+
+  readonly #report: Report;
+  readonly #watcher: KickWatcher;
+  readonly #config: BlockConfig;
+  readonly #memory = new GuestMemory<PageWindow>((bytes) => new PageWindow(bytes));
+  /** By ring index; made when the front end first names them. */
+  readonly #rings: (Ring | undefined)[];
+  /** Those to be served, in order. */
+  #served: Ring[] = [];
+  #session: BackendSession | undefined;
+  #ringFeatures = { eventIdx: false, indirect: false };
+  #isLegacy = true;
+  #warnedOfShrinking = false;
+  /** Requests were served since the last maintain(). */
+  #hasWorked = false;
+  /** When maintain() last found that they were; resident guest pages are dropped some time after. */
+  #lastWork = 0;
+  #isGuestResident = false;
+
+  constructor(options: BlockDeviceOptions, watcher: KickWatcher, report: Report) {
+    const slots = options.diskBytes / PAGE_BYTES;
+    assert(Number.isInteger(slots) && slots >= 2, 'a disk is whole pages, two at least');
+    this.name = options.name;
+    this.queueCount = options.numQueues;
+    this.#watcher = watcher;
+    this.#report = report;
+    this.#rings = new Array(options.numQueues).fill(undefined);
+    this.#config = new BlockConfig(slots, options.numQueues);
+    const { poolLimitBytes } = options;
+    this.store = new PageStore(
+      poolLimitBytes === undefined ? { slots } : { slots, poolLimitBytes },
+    );
+    this.store.onTrouble = (what) => report('error', what);
+    this.#writeSwapHeader(options);
+  }
+
+  get isAttached(): boolean {
+    return this.#session !== undefined;
+  }
+
+  /** Takes over a connected socket; the session's descriptor is the reactor's to watch. */
+  attach(fd: number): void {
+    assert(this.#session === undefined, 'a device has one session at a time');
+    this.#session = new BackendSession(fd, this);
+    this.#session.onRefusal = (reason) => this.#report('warn', `refused: ${reason}`);
+  }
+
+  /** Handles what the front end has sent. False: it has gone. Throws ProtocolError. */
+  pollSession(): boolean {
+    assert(this.#session !== undefined, 'only a session is polled');
+    return this.#session.poll();
+  }
+
+  /** Ends the session: rings stop, guest memory is unmapped; the store keeps every page. */
+  detach(): void {
+    for (const ring of this.#rings) ring?.close();
+    this.#served = [];
+    this.#memory.clear();
+    this.#session?.close();
+    this.#session = undefined;
+    this.#isLegacy = true;
+    this.#ringFeatures = { eventIdx: false, indirect: false };
+  }
+
+  // ── Serving ───────────────────────────────────────────────────────────────────────────────────
+  // HOT PATH from here to maintain(): no allocation, no BigInt, no closures, no await.
+
+  /** Serves each ring a bounded batch. Whether there may be more to do at once. */
+  serve(): boolean {
+    let hasMore = false;
+    for (let i = 0; i < this.#served.length; i++) {
+      const ring = this.#served[i]!;
+      if (!ring.queue.ring.hasAvailable() && !ring.queue.isActive) continue;
+      this.#hasWorked = true;
+      if (ring.queue.serve(TURN_PAGES) <= 0) hasMore = true;
+      if (ring.queue.ring.brokenReason !== undefined) this.#retire(ring);
+    }
+    return hasMore;
+  }
+
+  /** Whether any ring has something that was not popped yet. */
+  hasWork(): boolean {
+    for (let i = 0; i < this.#served.length; i++) {
+      if (this.#served[i]!.queue.ring.hasAvailable()) return true;
+    }
+    return false;
+  }
+
+  enableKicks(): void {
+    for (let i = 0; i < this.#served.length; i++) this.#served[i]!.queue.ring.enableKicks();
+  }
+
+  disableKicks(): void {
+    for (let i = 0; i < this.#served.length; i++) this.#served[i]!.queue.ring.disableKicks();
+  }
+
+  /** Whether a ring has no kick descriptor: then sleep must be short. */
+  mustPoll(): boolean {
+    for (let i = 0; i < this.#served.length; i++) if (this.#served[i]!.mustPoll) return true;
+    return false;
+  }
+
+  /**
+   * Work for quiet moments: memory goes back to the system, and a guest that has gone quiet no
+   * longer counts in this process's resident size. Milliseconds until there is more: 0 now, -1
+   * nothing to wait for.
+   */
+  maintain(now: number): number {
+    const storeWait = this.store.maintain(now);
+    if (this.#hasWorked) {
+      this.#hasWorked = false;
+      this.#isGuestResident = true;
+      this.#lastWork = now;
+    }
+    if (!this.#isGuestResident) return storeWait;
+    const wait = FORGET_AFTER_MICROS - ((now - this.#lastWork) | 0);
+    if (wait > 0) {
+      const millis = Math.ceil(wait / 1000);
+      return storeWait < 0 || millis < storeWait ? millis : storeWait;
+    }
+    this.#isGuestResident = false;
+    this.#memory.forgetResident();
+    return storeWait;
+  }
+
+  // ── BackendHandler ────────────────────────────────────────────────────────────────────────────
+
+  setFeatures(features: bigint, isLegacy: boolean): void {
+    // A legacy driver acknowledges bits that were never offered (FACTS: bit 27); they mean nothing.
+    const accepted = features & DEVICE_FEATURES;
+    this.#isLegacy = isLegacy;
+    this.#ringFeatures = {
+      eventIdx: (accepted & VIRTIO_RING_F_EVENT_IDX) !== 0n,
+      indirect: (accepted & VIRTIO_RING_F_INDIRECT_DESC) !== 0n,
+    };
+    const hasWce = (accepted & VIRTIO_BLK_F_CONFIG_WCE) !== 0n;
+    this.#config.setWriteback(!hasWce || (accepted & VIRTIO_BLK_F_FLUSH) !== 0n);
+  }
+
+  setMemoryTable(regions: readonly MemoryRegion[], fds: readonly number[]): void {
+    this.#changeMemory(() => {
+      this.#memory.clear();
+      regions.forEach((region, i) => {
+        this.#addRegion(region, fds[i]!);
+      });
+    });
+  }
+
+  addMemoryRegion(region: MemoryRegion, fd: number): void {
+    this.#changeMemory(() => this.#addRegion(region, fd));
+  }
+
+  removeMemoryRegion(region: MemoryRegion): void {
+    this.#changeMemory(() => this.#memory.removeRegion(region));
+  }
+
+  setVringNum(index: number, num: number): void {
+    this.#ring(index).setNum(num);
+  }
+
+  setVringBase(index: number, base: number): void {
+    this.#ring(index).setBase(base);
+  }
+
+  setVringAddress(address: VringAddress): void {
+    try {
+      this.#ring(address.index).setAddress(address, this.#memory.regions.length > 0);
+    } finally {
+      this.#listServed();
+    }
+  }
+
+  getVringBase(index: number): number {
+    const base = this.#ring(index).stop();
+    this.#listServed();
+    return base;
+  }
+
+  setVringKick(index: number, fd: number | undefined): void {
+    const ring = this.#ring(index);
+    ring.setKick(fd, this.#ringFeatures);
+    // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts enabled."
+    if (this.#isLegacy) ring.setEnabled(true);
+    this.#listServed();
+  }
+
+  setVringCall(index: number, fd: number | undefined): void {
+    this.#ring(index).setCall(fd);
+  }
+
+  setVringErr(index: number, fd: number | undefined): void {
+    this.#ring(index).setErr(fd);
+  }
+
+  setVringEnable(index: number, isEnabled: boolean): void {
+    const ring = this.#ring(index);
+    if (!isEnabled) ring.queue.suspend();
+    ring.setEnabled(isEnabled);
+    this.#listServed();
+  }
+
+  getConfig(offset: number, size: number): Uint8Array | undefined {
+    if (offset + size > this.#config.bytes.length) return undefined;
+    return this.#config.bytes.subarray(offset, offset + size);
+  }
+
+  setConfig(config: ConfigMessage): void {
+    const wrong = this.#config.write(config.offset, config.payload);
+    if (wrong !== undefined) throw new RequestError(`SET_CONFIG: ${wrong}`);
+  }
+
+  disableRings(): void {
+    for (const ring of this.#rings) {
+      ring?.queue.suspend();
+      ring?.setEnabled(false);
+    }
+    this.#listServed();
+  }
+
+  resetDevice(): void {
+    for (const ring of this.#rings) ring?.close();
+    this.#ringFeatures = { eventIdx: false, indirect: false };
+    this.#listServed();
+  }
+
+  // ── Helpers ───────────────────────────────────────────────────────────────────────────────────
+
+  #ring(index: number): Ring {
+    let ring = this.#rings[index];
+    if (ring === undefined) {
+      const counts = this.store.counters.subarray(
+        COUNTER.requestsRead,
+        COUNTER.requestsRead + REQUESTS.COUNT,
+      );
+      ring = new Ring(index, this.#watcher, (self) => {
+        const notify = () => self.signalCall();
+        return new BlockQueue(this.#memory, this.store, counts, this.name, notify);
+      });
+      this.#rings[index] = ring;
+    }
+    return ring;
+  }
+
+  #listServed(): void {
+    this.#served = this.#rings.filter((ring): ring is Ring => ring?.isServed === true);
+  }
+
+  #addRegion(region: GuestRegion, fd: number): void {
+    this.#memory.addRegion(region, fd);
+    if (this.#warnedOfShrinking || isShrinkSealed(fd)) return;
+    this.#warnedOfShrinking = true;
+    this.#report(
+      'warn',
+      'guest memory file is not sealed against shrinking: if it is truncated, this process ends',
+    );
+  }
+
+  /** Rings never point into memory that is being changed; those that no longer lie in it stop. */
+  #changeMemory(change: () => void): void {
+    for (const ring of this.#rings) ring?.detach();
+    try {
+      change();
+    } finally {
+      for (const ring of this.#rings) {
+        const wrong = ring?.reattach();
+        if (wrong !== undefined) this.#report('warn', `ring ${ring!.index} stopped: ${wrong}`);
+      }
+      this.#listServed();
+    }
+  }
+
+  /** The guest broke the ring: it is not served until the driver resets it. */
+  #retire(ring: Ring): void {
+    this.#listServed();
+    ring.signalErr();
+    if (ring.reportedBroken) return;
+    ring.reportedBroken = true;
+    this.#report('warn', `ring ${ring.index} broken by the guest: ${ring.queue.ring.brokenReason}`);
+  }
+
+  #writeSwapHeader(options: BlockDeviceOptions): void {
+    const uuid = randomBytes(16);
+    // RFC 4122 version 4, as uuidgen makes them.
+    uuid[6] = (uuid[6]! & 0x0f) | 0x40;
+    uuid[8] = (uuid[8]! & 0x3f) | 0x80;
+    const { diskBytes, guestPageBytes, name } = options;
+    const header = makeSwapHeader({ diskBytes, guestPageBytes, uuid, label: name });
+    for (let at = 0; at < header.length; at += PAGE_BYTES) {
+      if (!this.store.writeRaw(at / PAGE_BYTES, header.subarray(at, at + PAGE_BYTES))) {
+        const limit = options.poolLimitBytes;
+        const cause = limit === undefined ? 'no memory' : `pool limit ${formatBytes(limit)}`;
+        throw new RefusedError(`${this.name}: no room for the swap header (${cause})`);
+      }
+    }
+  }
+}

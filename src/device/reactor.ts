@@ -1,0 +1,261 @@
+/**
+ * The reactor: one thread's loop over everything of its devices. It never returns to Node's event
+ * loop until it is told to stop.
+ *
+ *   turn: serve every ring a bounded batch
+ *     │ more to do ──────────────► now and then: sockets, orders, upkeep ──► next turn
+ *     ▼ nothing
+ *   poll: look at the rings for a while (poll-policy.ts) ── something ──► next turn
+ *     ▼ nothing
+ *   sleep: enable kicks, look again, then wait in epoll for kicks, sockets, orders, or time
+ */
+
+import { SystemError } from '../base/errors.ts';
+import { involuntarySwitches, monotonicMicros } from '../native/clock.ts';
+import { EPOLLIN, EPOLLRDHUP, Epoll } from '../native/epoll.ts';
+import { drainEventFd } from '../native/eventfd.ts';
+import { closeFd, duplicateFd } from '../native/fd.ts';
+import { acceptConnection, isPeerGone, peerProcessId } from '../native/socket.ts';
+import { ProtocolError } from '../vhost-user-ts/index.ts';
+import type { BlockDevice } from './block-device.ts';
+import { PollPolicy } from './poll-policy.ts';
+import type { KickWatcher } from './ring.ts';
+
+/** While the rings keep it busy, every so many turns it looks at sockets, orders and upkeep. */
+const TURNS_PER_LOOK = 8;
+/** Looks at the rings between two looks at the clock. */
+const LOOKS_PER_CLOCK = 32;
+/** Sleep no longer than this when a ring cannot be kicked. */
+const POLLED_RING_MILLIS = 1;
+
+const EMFILE = 24;
+const ENFILE = 23;
+
+export interface ReactorEvents {
+  /** Orders are waiting: the wake-up descriptor was signalled. */
+  takeOrders(): void;
+  report(device: string, level: 'info' | 'warn' | 'error', message: string): void;
+  /** A connection has begun or ended. */
+  connection(device: string, isConnected: boolean): void;
+}
+
+interface Endpoint {
+  readonly device: BlockDevice;
+  readonly listenFd: number | undefined;
+  sessionFd: number | undefined;
+}
+
+export class Reactor implements KickWatcher {
+  readonly #epoll = new Epoll();
+  readonly #events: ReactorEvents;
+  readonly #wakeFd: number;
+  /** What to do for each descriptor's event, by token; the token is the descriptor. */
+  readonly #handlers = new Map<number, () => void>();
+  readonly #devices: BlockDevice[] = [];
+  readonly #endpoints: Endpoint[] = [];
+  readonly #policy = new PollPolicy();
+  #spareFd: number;
+  #isStopping = false;
+  #sawKick = false;
+
+  /** `wakeFd`: an eventfd by which orders are announced; it stays the caller's. */
+  constructor(wakeFd: number, events: ReactorEvents) {
+    this.#wakeFd = wakeFd;
+    this.#spareFd = duplicateFd(wakeFd);
+    this.#events = events;
+    this.#watch(wakeFd, () => {
+      drainEventFd(wakeFd);
+      events.takeOrders();
+    });
+  }
+
+  addDevice(device: BlockDevice): void {
+    this.#devices.push(device);
+  }
+
+  /** Accepts the device's front ends, one at a time. */
+  listen(device: BlockDevice, listenFd: number): void {
+    const endpoint: Endpoint = { device, listenFd, sessionFd: undefined };
+    this.#endpoints.push(endpoint);
+    this.#watch(listenFd, () => this.#accept(endpoint, listenFd));
+  }
+
+  /** Serves one connection that exists already. */
+  adopt(device: BlockDevice, fd: number): void {
+    const endpoint: Endpoint = { device, listenFd: undefined, sessionFd: undefined };
+    this.#endpoints.push(endpoint);
+    this.#begin(endpoint, fd);
+  }
+
+  watchKick(fd: number): void {
+    this.#watch(fd, () => {
+      drainEventFd(fd);
+      this.#sawKick = true;
+    });
+  }
+
+  unwatchKick(fd: number): void {
+    this.#unwatch(fd);
+  }
+
+  /** Makes run() return after the present turn. */
+  stop(): void {
+    this.#isStopping = true;
+  }
+
+  /** Serves until stop(). */
+  run(): void {
+    for (let turn = 0; !this.#isStopping; turn = (turn + 1) & 0xffff) {
+      if (!this.#serve() && !this.#poll()) {
+        this.#sleep();
+      } else if (turn % TURNS_PER_LOOK === 0) {
+        this.#maintain(monotonicMicros());
+        this.#dispatch(0);
+      }
+    }
+  }
+
+  /** Ends all sessions; listening descriptors stay the caller's. */
+  close(): void {
+    for (const endpoint of this.#endpoints) this.#end(endpoint);
+    this.#unwatch(this.#wakeFd);
+    closeFd(this.#spareFd);
+    this.#epoll.close();
+  }
+
+  /** HOT PATH: no allocation. One turn; whether any device may have more. */
+  #serve(): boolean {
+    let hasMore = false;
+    for (let i = 0; i < this.#devices.length; i++) {
+      if (this.#devices[i]!.serve()) hasMore = true;
+    }
+    return hasMore;
+  }
+
+  /** HOT PATH: no allocation. */
+  #hasWork(): boolean {
+    for (let i = 0; i < this.#devices.length; i++) {
+      if (this.#devices[i]!.hasWork()) return true;
+    }
+    return false;
+  }
+
+  /** HOT PATH: no allocation. Looks at the rings for a while; whether something came. */
+  #poll(): boolean {
+    const start = monotonicMicros();
+    if (this.#policy.isPeriodOver(start)) this.#policy.renew(start, involuntarySwitches());
+    const wanted = this.#policy.pollMicros;
+    if (wanted === 0) return false;
+    let found = false;
+    let elapsed = 0;
+    while (!found && elapsed < wanted) {
+      for (let i = 0; i < LOOKS_PER_CLOCK && !found; i++) found = this.#hasWork();
+      elapsed = (monotonicMicros() - start) | 0;
+    }
+    this.#policy.polled(elapsed);
+    return found;
+  }
+
+  /** HOT PATH: no allocation. */
+  #sleep(): void {
+    for (let i = 0; i < this.#devices.length; i++) this.#devices[i]!.enableKicks();
+    // Enable, then look again: what came before the driver could see the wish brings no kick.
+    if (!this.#hasWork()) {
+      const start = monotonicMicros();
+      this.#sawKick = false;
+      this.#dispatch(this.#maintain(start));
+      if (this.#sawKick) this.#policy.slept((monotonicMicros() - start) | 0);
+    }
+    for (let i = 0; i < this.#devices.length; i++) this.#devices[i]!.disableKicks();
+  }
+
+  /** HOT PATH: no allocation. A step of every device's upkeep; how long a sleep may last. */
+  #maintain(now: number): number {
+    let millis = -1;
+    for (let i = 0; i < this.#devices.length; i++) {
+      const device = this.#devices[i]!;
+      let wait = device.maintain(now);
+      if (device.mustPoll() && (wait < 0 || wait > POLLED_RING_MILLIS)) wait = POLLED_RING_MILLIS;
+      if (wait >= 0 && (millis < 0 || wait < millis)) millis = wait;
+    }
+    return millis;
+  }
+
+  #dispatch(timeoutMillis: number): void {
+    const count = this.#epoll.wait(timeoutMillis);
+    for (let i = 0; i < count; i++) {
+      // A handler may have ended what a later event of the same wait is about.
+      this.#handlers.get(this.#epoll.token(i))?.();
+    }
+  }
+
+  #watch(fd: number, handler: () => void): void {
+    this.#epoll.add(fd, EPOLLIN | EPOLLRDHUP, fd);
+    this.#handlers.set(fd, handler);
+  }
+
+  #unwatch(fd: number): void {
+    this.#epoll.remove(fd);
+    this.#handlers.delete(fd);
+  }
+
+  #accept(endpoint: Endpoint, listenFd: number): void {
+    const fd = acceptConnection(listenFd);
+    if (fd < 0) {
+      if (fd === -EMFILE || fd === -ENFILE) this.#turnAway(endpoint, listenFd);
+      return;
+    }
+    const { device, sessionFd } = endpoint;
+    if (sessionFd !== undefined && isPeerGone(sessionFd)) this.#end(endpoint);
+    if (endpoint.sessionFd !== undefined) {
+      const [newPeer, oldPeer] = [peerProcessId(fd), peerProcessId(endpoint.sessionFd)];
+      const what = `connection from process ${newPeer} refused: in use by process ${oldPeer}`;
+      closeFd(fd);
+      this.#events.report(device.name, 'warn', what);
+      return;
+    }
+    this.#begin(endpoint, fd);
+  }
+
+  /**
+   * No descriptor is left: a connection that stays in the backlog would wake us for ever, so it is
+   * taken with the descriptor kept for this and closed.
+   */
+  #turnAway(endpoint: Endpoint, listenFd: number): void {
+    closeFd(this.#spareFd);
+    const fd = acceptConnection(listenFd);
+    if (fd >= 0) closeFd(fd);
+    this.#spareFd = duplicateFd(this.#wakeFd);
+    const what = 'connection refused: the limit of open files is reached';
+    this.#events.report(endpoint.device.name, 'error', what);
+  }
+
+  #begin(endpoint: Endpoint, fd: number): void {
+    const { device } = endpoint;
+    device.attach(fd);
+    endpoint.sessionFd = fd;
+    this.#watch(fd, () => this.#pollSession(endpoint));
+    this.#events.connection(device.name, true);
+    this.#events.report(device.name, 'info', `front end connected: process ${peerProcessId(fd)}`);
+  }
+
+  #pollSession(endpoint: Endpoint): void {
+    const { device } = endpoint;
+    try {
+      if (device.pollSession()) return;
+      this.#events.report(device.name, 'info', 'front end disconnected');
+    } catch (error) {
+      if (!(error instanceof ProtocolError) && !(error instanceof SystemError)) throw error;
+      this.#events.report(device.name, 'error', `connection dropped: ${error.message}`);
+    }
+    this.#end(endpoint);
+    this.#events.connection(device.name, false);
+  }
+
+  #end(endpoint: Endpoint): void {
+    if (endpoint.sessionFd === undefined) return;
+    this.#unwatch(endpoint.sessionFd);
+    endpoint.sessionFd = undefined;
+    endpoint.device.detach();
+  }
+}

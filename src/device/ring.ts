@@ -1,0 +1,216 @@
+/**
+ * One virtqueue of a device as vhost-user drives it: its size, addresses, base, descriptors for
+ * kick, call and error, and whether it is started and enabled.
+ *
+ * States (vhost-user.rst, "Ring states"):
+ *   stopped → SET_VRING_KICK → started → SET_VRING_ENABLE 1 → served
+ *   served → SET_VRING_ENABLE 0 → started → GET_VRING_BASE → stopped
+ *   served → broken by the guest → started, not served, until it is stopped and started again
+ */
+
+import { signalEventFd } from '../native/eventfd.ts';
+import { closeFd, setNonBlocking } from '../native/fd.ts';
+import type { PageWindow } from '../store/page-window.ts';
+import { RequestError, type VringAddress } from '../vhost-user-ts/index.ts';
+import { VIRTQ_ALIGN, VIRTQ_SIZE_MAX } from '../virtio/split-ring.ts';
+import type { RingAddresses } from '../virtio/virtqueue.ts';
+import type { BlockQueue } from '../virtio-blk/block-queue.ts';
+
+/** What the reactor does for a ring: watch its kick descriptor. */
+export interface KickWatcher {
+  watchKick(fd: number): void;
+  unwatchKick(fd: number): void;
+}
+
+export class Ring {
+  readonly index: number;
+  readonly queue: BlockQueue<PageWindow>;
+  /** Why the guest broke it; told once, until it is started again. */
+  reportedBroken = false;
+
+  readonly #watcher: KickWatcher;
+  #num = 0;
+  #addresses: RingAddresses | undefined;
+  #base = 0;
+  #isEnabled = false;
+  #isStarted = false;
+  #kickFd: number | undefined;
+  #callFd: number | undefined;
+  #errFd: number | undefined;
+
+  constructor(
+    index: number,
+    watcher: KickWatcher,
+    makeQueue: (ring: Ring) => BlockQueue<PageWindow>,
+  ) {
+    this.index = index;
+    this.#watcher = watcher;
+    this.queue = makeQueue(this);
+  }
+
+  get isStarted(): boolean {
+    return this.#isStarted;
+  }
+
+  /** To be served: started, enabled, in mapped memory and not broken. */
+  get isServed(): boolean {
+    return (
+      this.#isStarted &&
+      this.#isEnabled &&
+      this.queue.ring.isAttached &&
+      this.queue.ring.brokenReason === undefined
+    );
+  }
+
+  /** Nobody will kick: it must be looked at from time to time. */
+  get mustPoll(): boolean {
+    return this.#kickFd === undefined;
+  }
+
+  setNum(num: number): void {
+    this.#refuseWhileStarted('SET_VRING_NUM');
+    const isPowerOfTwo = num > 0 && (num & (num - 1)) === 0;
+    if (!isPowerOfTwo || num > VIRTQ_SIZE_MAX) {
+      throw this.#error(
+        'SET_VRING_NUM',
+        `expected a power of two up to ${VIRTQ_SIZE_MAX}, got ${num}`,
+      );
+    }
+    this.#num = num;
+  }
+
+  setBase(base: number): void {
+    this.#refuseWhileStarted('SET_VRING_BASE');
+    if (base > 0xffff) {
+      throw this.#error('SET_VRING_BASE', `expected an index below 65536, got ${base}`);
+    }
+    this.#base = base;
+  }
+
+  /** Also while started: a front end sends the addresses again when it begins to log. */
+  setAddress(address: VringAddress, hasMemory: boolean): void {
+    for (const part of ['desc', 'avail', 'used'] as const) {
+      if (address[part] % VIRTQ_ALIGN[part] !== 0) {
+        throw this.#error(
+          'SET_VRING_ADDR',
+          `${part}: expected alignment to ${VIRTQ_ALIGN[part]} bytes, ` +
+            `got 0x${address[part].toString(16)}`,
+        );
+      }
+    }
+    this.#addresses = { desc: address.desc, avail: address.avail, used: address.used };
+    if (hasMemory && this.#num > 0) this.#attach('SET_VRING_ADDR', this.#addresses);
+  }
+
+  setKick(fd: number | undefined, features: { eventIdx: boolean; indirect: boolean }): void {
+    this.#dropKick();
+    if (fd !== undefined) this.#adoptKick(fd);
+    if (this.#isStarted) return;
+    if (this.#num === 0 || this.#addresses === undefined) {
+      throw this.#error('SET_VRING_KICK', 'expected SET_VRING_NUM and SET_VRING_ADDR before');
+    }
+    this.#attach('SET_VRING_KICK', this.#addresses);
+    this.queue.prepare();
+    this.queue.ring.start(this.#base, features);
+    this.#isStarted = true;
+    this.reportedBroken = false;
+    this.signalCall();
+  }
+
+  setCall(fd: number | undefined): void {
+    if (this.#callFd !== undefined) closeFd(this.#callFd);
+    this.#callFd = fd;
+    if (fd === undefined) return;
+    setNonBlocking(fd);
+    // What was signalled on the old descriptor may be lost: one interrupt too many is harmless.
+    if (this.#isStarted) this.signalCall();
+  }
+
+  setErr(fd: number | undefined): void {
+    if (this.#errFd !== undefined) closeFd(this.#errFd);
+    this.#errFd = fd;
+    if (fd !== undefined) setNonBlocking(fd);
+  }
+
+  setEnabled(isEnabled: boolean): void {
+    this.#isEnabled = isEnabled;
+    // Interrupts lost with an earlier back end are not replayed by anyone else.
+    if (isEnabled && this.#isStarted) this.signalCall();
+  }
+
+  /** Stops serving; the available index to resume from. */
+  stop(): number {
+    if (this.#isStarted) {
+      this.queue.suspend();
+      this.#base = this.queue.ring.lastAvail;
+      this.queue.ring.detach();
+      this.#isStarted = false;
+    }
+    this.#dropKick();
+    return this.#base;
+  }
+
+  /** Guest memory is about to change: the ring's place in it is forgotten. */
+  detach(): void {
+    this.queue.suspend();
+    this.queue.ring.detach();
+  }
+
+  /** Guest memory has changed. Returns what is wrong; the ring then stays unserved. */
+  reattach(): string | undefined {
+    if (!this.#isStarted || this.#addresses === undefined) return undefined;
+    return this.queue.ring.attach(this.#num, this.#addresses);
+  }
+
+  /** HOT PATH: no allocation. */
+  signalCall(): void {
+    if (this.#callFd !== undefined) signalEventFd(this.#callFd);
+  }
+
+  signalErr(): void {
+    if (this.#errFd !== undefined) signalEventFd(this.#errFd);
+  }
+
+  /** Stops and closes all: the session is over. */
+  close(): void {
+    this.stop();
+    this.setCall(undefined);
+    this.setErr(undefined);
+    this.#isEnabled = false;
+    this.#num = 0;
+    this.#base = 0;
+    this.#addresses = undefined;
+  }
+
+  #attach(request: string, addresses: RingAddresses): void {
+    this.queue.suspend();
+    const wrong = this.queue.ring.attach(this.#num, addresses);
+    if (wrong !== undefined) throw this.#error(request, wrong);
+  }
+
+  #adoptKick(fd: number): void {
+    try {
+      setNonBlocking(fd);
+      this.#watcher.watchKick(fd);
+    } catch (error) {
+      closeFd(fd);
+      throw error;
+    }
+    this.#kickFd = fd;
+  }
+
+  #dropKick(): void {
+    if (this.#kickFd === undefined) return;
+    this.#watcher.unwatchKick(this.#kickFd);
+    closeFd(this.#kickFd);
+    this.#kickFd = undefined;
+  }
+
+  #refuseWhileStarted(request: string): void {
+    if (this.#isStarted) throw this.#error(request, 'the ring is running');
+  }
+
+  #error(request: string, what: string): RequestError {
+    return new RequestError(`${request}: ring ${this.index}: ${what}`);
+  }
+}

@@ -1,0 +1,124 @@
+/**
+ * Makes sure the programs that the demo and the tests start are installed, and installs the missing
+ * ones where it may (root on a Debian-like system). Programs only: what a guest is made of comes
+ * from fetch.ts and is never installed. Called by the Makefile (`tsx scripts/setup.ts demo|test`).
+ */
+import { execFileSync } from 'node:child_process';
+import { accessSync, constants, existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { argv, env, getuid } from 'node:process';
+import { fileURLToPath } from 'node:url';
+import { execa } from 'execa';
+
+type Tool = { packages: string[]; present: () => boolean };
+
+/** What the code calls a tool → the Debian packages that bring it, and how to see it is there. */
+const TOOLS = {
+  'qemu-system-x86_64': program('qemu-system-x86_64', 'qemu-system-x86'),
+  'qemu-storage-daemon': program('qemu-storage-daemon', 'qemu-system-common'),
+  // The C library by itself, because a compiler can be there without it, and static linking needs it.
+  gcc: { packages: ['gcc', 'libc6-dev'], present: () => findProgram('gcc') && hasStaticLibc() },
+  lzop: program('lzop', 'lzop'),
+  'lzo-headers': {
+    packages: ['liblzo2-dev'],
+    present: () => existsSync('/usr/include/lzo/lzo1x.h'),
+  },
+  'dpkg-deb': program('dpkg-deb', 'dpkg'),
+  setpriv: program('setpriv', 'util-linux'),
+} as const satisfies Record<string, Tool>;
+
+export type ToolName = keyof typeof TOOLS;
+
+const PROFILES = {
+  demo: ['qemu-system-x86_64', 'setpriv', 'gcc', 'dpkg-deb'],
+  test: [
+    'qemu-system-x86_64',
+    'setpriv',
+    'qemu-storage-daemon',
+    'gcc',
+    'dpkg-deb',
+    'lzop',
+    'lzo-headers',
+  ],
+} as const satisfies Record<string, readonly ToolName[]>;
+
+/** A tool is missing and cannot be installed from here. Policy: print the message, exit 1. */
+export class MissingToolsError extends Error {
+  override readonly name = 'MissingToolsError';
+}
+
+/** Installs what is missing of `names`; throws MissingToolsError where that is not ours to do. */
+export async function ensureTools(names: readonly ToolName[]): Promise<void> {
+  const missing = names.filter((name) => !TOOLS[name].present());
+  if (missing.length === 0) return;
+
+  const packages = [...new Set(missing.flatMap((name) => [...TOOLS[name].packages]))];
+  if (getuid?.() !== 0 || !findProgram('apt-get')) {
+    throw new MissingToolsError(
+      `missing: ${missing.join(', ')}. On Debian or Ubuntu: sudo apt-get install ` +
+        `--no-install-recommends ${packages.join(' ')}`,
+    );
+  }
+  await install(packages);
+
+  const stillMissing = missing.filter((name) => !TOOLS[name].present());
+  if (stillMissing.length > 0) {
+    throw new MissingToolsError(
+      `installed ${packages.join(', ')}, but still missing: ${stillMissing.join(', ')}`,
+    );
+  }
+}
+
+async function install(packages: string[]): Promise<void> {
+  console.log(`setup: installing ${packages.join(' ')}`);
+  // One unreachable index fails the whole update while the rest is usable: let the install decide.
+  await execa('apt-get', ['update', '-q'], { reject: false, stdout: 'ignore', stderr: 'inherit' });
+  await execa('apt-get', ['install', '-y', '-q', '--no-install-recommends', ...packages], {
+    env: { DEBIAN_FRONTEND: 'noninteractive' },
+    stdin: 'ignore',
+    stdout: 'inherit',
+    stderr: 'inherit',
+  });
+}
+
+function program(name: string, debianPackage: string): Tool {
+  return { packages: [debianPackage], present: () => findProgram(name) };
+}
+
+/** Looks in the sbin folders too: an ordinary user's PATH leaves them out. */
+function findProgram(name: string): boolean {
+  const folders = [...(env.PATH ?? '').split(':'), '/usr/sbin', '/sbin'];
+  return folders.some((folder) => folder !== '' && isExecutable(join(folder, name)));
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** gcc answers with the bare name when it finds no such file. */
+function hasStaticLibc(): boolean {
+  const answer = execFileSync('gcc', ['-print-file-name=libc.a'], { encoding: 'utf8' }).trim();
+  return answer.startsWith('/') && existsSync(answer);
+}
+
+async function main(profile: string | undefined): Promise<number> {
+  if (profile !== 'demo' && profile !== 'test') {
+    console.error('usage: setup.ts demo|test');
+    return 2;
+  }
+  try {
+    await ensureTools(PROFILES[profile]);
+    return 0;
+  } catch (error) {
+    if (!(error instanceof MissingToolsError)) throw error;
+    console.error(`setup: ${error.message}`);
+    return 1;
+  }
+}
+
+if (argv[1] === fileURLToPath(import.meta.url)) process.exitCode = await main(argv[2]);

@@ -1,7 +1,7 @@
 /**
  * Makes sure the programs that the demo and the tests start are installed, and installs the missing
  * ones where it may (root on a Debian-like system). Programs only: what a guest is made of comes
- * from fetch.ts and is never installed. Called by the Makefile (`tsx scripts/setup.ts demo|test`).
+ * from fetch.ts and is never installed. Called by the Makefile (`tsx scripts/setup.ts demo|test|…`).
  */
 import { execFileSync } from 'node:child_process';
 import { accessSync, constants, existsSync } from 'node:fs';
@@ -15,7 +15,7 @@ type Tool = { packages: string[]; present: () => boolean };
 /** What the code calls a tool → the Debian packages that bring it, and how to see it is there. */
 const TOOLS = {
   'qemu-system-x86_64': program('qemu-system-x86_64', 'qemu-system-x86'),
-  'qemu-storage-daemon': program('qemu-storage-daemon', 'qemu-system-common'),
+  'qemu-img': program('qemu-img', 'qemu-utils'),
   // The C library by itself, because a compiler can be there without it, and static linking needs it.
   gcc: { packages: ['gcc', 'libc6-dev'], present: () => findProgram('gcc') && hasStaticLibc() },
   lzop: program('lzop', 'lzop'),
@@ -29,17 +29,16 @@ const TOOLS = {
 
 export type ToolName = keyof typeof TOOLS;
 
+const GUEST = ['qemu-system-x86_64', 'setpriv', 'gcc', 'dpkg-deb'] as const;
+/** Other people's LZO, the judges of the codec. */
+const JUDGES = ['lzop', 'lzo-headers'] as const;
+
+/** What each target of the Makefile needs. */
 const PROFILES = {
-  demo: ['qemu-system-x86_64', 'setpriv', 'gcc', 'dpkg-deb'],
-  test: [
-    'qemu-system-x86_64',
-    'setpriv',
-    'qemu-storage-daemon',
-    'gcc',
-    'dpkg-deb',
-    'lzop',
-    'lzo-headers',
-  ],
+  demo: GUEST,
+  check: JUDGES,
+  test: [...GUEST, 'qemu-img'],
+  bench: ['gcc', ...JUDGES],
 } as const satisfies Record<string, readonly ToolName[]>;
 
 /** A tool is missing and cannot be installed from here. Policy: print the message, exit 1. */
@@ -107,12 +106,13 @@ function hasStaticLibc(): boolean {
 }
 
 async function main(profile: string | undefined): Promise<number> {
-  if (profile !== 'demo' && profile !== 'test') {
-    console.error('usage: setup.ts demo|test');
+  const names = (PROFILES as Record<string, readonly ToolName[]>)[profile ?? ''];
+  if (names === undefined) {
+    console.error(`usage: setup.ts ${Object.keys(PROFILES).join('|')}`);
     return 2;
   }
   try {
-    await ensureTools(PROFILES[profile]);
+    await ensureTools(names);
     return 0;
   } catch (error) {
     if (!(error instanceof MissingToolsError)) throw error;

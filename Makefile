@@ -1,0 +1,46 @@
+# What CI and people call. Everything is set up from nothing: packages of npm, programs of Debian
+# (installed when root, named with the command that installs them when not), the guest's kernel.
+
+TSX := node --import tsx
+BUILD_INPUTS := $(shell find src -name '*.ts' -not -name '*.d.ts') src/lzo-wasm/asconfig.json \
+	tsconfig.json tsconfig.build.json package.json
+
+.PHONY: help demo test check bench fuzz build clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: build ## the main job: a guest with too little memory finishes on our disk
+	@$(TSX) scripts/setup.ts demo
+	@$(TSX) scripts/demo.ts
+
+test: check ## all tests, guests under QEMU included
+	@$(TSX) scripts/setup.ts test
+	npx vitest run --project guests
+
+check: build ## types, lint, format and the tests that need no guest
+	npx tsc -p tsconfig.json
+	npx biome check --error-on-warnings .
+	@$(TSX) scripts/setup.ts check
+	npx vitest run --project unit
+
+bench: build ## speed of the codec beside liblzo2
+	@$(TSX) scripts/setup.ts bench
+	$(TSX) scripts/bench-codec.ts
+
+fuzz: build ## longer runs of the property tests, with new seeds
+	FUZZ=1 npx vitest run --project unit test/lzo-wasm test/virtio test/virtio-blk test/vhost-user-ts test/xvmalloc test/store
+
+build: dist/.stamp ## dist/bin/ramzswapd.js and dist/bin/rzscontrol.js
+
+dist/.stamp: node_modules/.package-lock.json $(BUILD_INPUTS)
+	npm run --silent build
+	@touch $@
+
+node_modules/.package-lock.json: package.json package-lock.json
+	npm ci --no-audit --no-fund
+	@touch $@
+
+clean: ## remove what was built and fetched
+	rm -rf dist node_modules .cache src/lzo-wasm/lzo1x.wasm

@@ -1,0 +1,103 @@
+/**
+ * Runs the built daemon beside a guest: starts it on a socket of its own in a temporary folder,
+ * asks it for its statistics, ends it. Used by the demo and the guest scenarios.
+ */
+
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { execa } from 'execa';
+import { ControlClient } from '../src/control/client.ts';
+import type { Statistics } from '../src/store/statistics.ts';
+
+const RAMZSWAPD = fileURLToPath(new URL('../dist/bin/ramzswapd.js', import.meta.url));
+const START_MILLIS_MAX = 10_000;
+const STOP_MILLIS_MAX = 2_000;
+
+/** Its log arrives on stderr; whoever starts it ends it. */
+function startProcess(args: readonly string[]) {
+  return execa('node', [RAMZSWAPD, ...args], {
+    stdin: 'ignore',
+    stdout: 'ignore',
+    stderr: 'pipe',
+    reject: false,
+    buffer: false,
+  });
+}
+
+export class GuestDaemon {
+  readonly socketPath: string;
+  /** What it has logged: JSON, a line each. */
+  readonly log: string[] = [];
+
+  readonly #folder: string;
+  readonly #process: ReturnType<typeof startProcess>;
+
+  private constructor(args: readonly string[]) {
+    if (!existsSync(RAMZSWAPD)) throw new Error(`${RAMZSWAPD} is missing: run \`npm run build\``);
+    this.#folder = mkdtempSync(join(tmpdir(), 'ramzswap-'));
+    this.socketPath = join(this.#folder, 'ramzswap0.sock');
+    this.#process = startProcess(['--socket-path', this.socketPath, ...args]);
+    this.#process.stderr.setEncoding('utf8').on('data', (text: string) => {
+      this.log.push(...text.split('\n').filter((line) => line !== ''));
+    });
+  }
+
+  /** Starts the daemon with these further arguments; resolves when the guest may connect. */
+  static async start(...args: string[]): Promise<GuestDaemon> {
+    const daemon = new GuestDaemon(args);
+    const deadline = Date.now() + START_MILLIS_MAX;
+    while (!existsSync(daemon.socketPath)) {
+      if (daemon.#process.exitCode !== null || Date.now() > deadline) {
+        const said = daemon.log.join('\n');
+        await daemon.stop();
+        throw new Error(`ramzswapd did not start:\n${said}`);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    return daemon;
+  }
+
+  get pid(): number {
+    return this.#process.pid!;
+  }
+
+  async statistics(): Promise<Statistics> {
+    const client = await ControlClient.connect(`${this.socketPath}.control`);
+    try {
+      return await client.call<Statistics>('statistics', { device: 'ramzswap0' });
+    } finally {
+      client.close();
+    }
+  }
+
+  /** Resident set size in bytes. */
+  residentBytes(): number {
+    const status = readFileSync(`/proc/${this.pid}/status`, 'utf8');
+    return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1]) * 1024;
+  }
+
+  /** Processor time that all its threads have had, in milliseconds. */
+  cpuMillis(): number {
+    const tasks = `/proc/${this.pid}/task`;
+    let nanos = 0;
+    for (const task of readdirSync(tasks)) {
+      nanos += Number(readFileSync(join(tasks, task, 'schedstat'), 'utf8').split(' ')[0]);
+    }
+    return nanos / 1e6;
+  }
+
+  /** Ends it with SIGTERM (SIGKILL if that fails) and removes its folder; the exit status. */
+  async stop(): Promise<number | null> {
+    if (this.#process.exitCode === null && this.#process.signalCode === null) {
+      this.#process.kill('SIGTERM');
+      const killer = setTimeout(() => this.#process.kill('SIGKILL'), STOP_MILLIS_MAX);
+      await once(this.#process, 'exit');
+      clearTimeout(killer);
+    }
+    rmSync(this.#folder, { recursive: true, force: true });
+    return this.#process.exitCode;
+  }
+}

@@ -1,0 +1,53 @@
+/** Statistics as people read them. */
+
+import { describe, expect, it } from 'vitest';
+import { devicesTable, statisticsText } from '../../src/control/statistics-text.ts';
+import { COUNTER, COUNTER_COUNT, readStatistics } from '../../src/store/statistics.ts';
+import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
+
+function sample() {
+  const counters = new Float64Array(COUNTER_COUNT);
+  const gauges = new Float64Array(ARENA_GAUGE.COUNT);
+  counters[COUNTER.numWrites] = 12;
+  counters[COUNTER.pagesStored] = 8;
+  counters[COUNTER.goodCompress] = 6;
+  counters[COUNTER.pagesExpand] = 1;
+  counters[COUNTER.comprDataSize] = 10_000;
+  gauges[ARENA_GAUGE.poolPages] = 3;
+  gauges[ARENA_GAUGE.rawPages] = 1;
+  return readStatistics(512 * 1024 * 1024, counters, gauges);
+}
+
+describe('statisticsText', () => {
+  it("has the ancestor's labels and units, one a line, in its order", () => {
+    expect(statisticsText(sample()).split('\n')).toEqual([
+      'DiskSize: 524288 kB',
+      'NumReads: 0',
+      'NumWrites: 12',
+      'FailedReads: 0',
+      'FailedWrites: 0',
+      'InvalidIO: 0',
+      'NotifyFree: 0',
+      'ZeroPages: 0',
+      'SamePages: 0',
+      'GoodCompress: 75 %',
+      'NoCompress: 12 %',
+      'PagesStored: 8',
+      'PagesUsed: 4',
+      'OrigDataSize: 32 kB',
+      'ComprDataSize: 9 kB',
+      'MemUsedTotal: 16 kB',
+    ]);
+  });
+});
+
+describe('devicesTable', () => {
+  it('has a row for each device with what it holds and costs', () => {
+    const table = devicesTable([
+      { device: 'ramzswap0', connected: true, statistics: sample() },
+      { device: 'ramzswap1', connected: false, statistics: { ...sample(), mem_used_total: 0 } },
+    ]);
+    expect(table).toMatch(/ramzswap0.*connected.*512 MiB.*32 KiB.*9\.8 KiB.*16 KiB.*2\.00/);
+    expect(table).toMatch(/ramzswap1.* - .*0 B.*-/);
+  });
+});

@@ -1,0 +1,232 @@
+/**
+ * What the house style says of the tree itself: who may import whom, sizes of files and functions,
+ * mirror tests, words. The tables here are the rules; ARCHITECTURE.md gives the reasons.
+ */
+
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join, normalize, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { execaSync } from 'execa';
+import { describe, expect, it } from 'vitest';
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url));
+
+/** Folder of src → folders it may import. Imports follow the data, or go to base. */
+const MAY_IMPORT: Record<string, readonly string[]> = {
+  base: [],
+  native: ['base'],
+  memory: ['base', 'native'],
+  'vhost-user-ts': ['base', 'native'],
+  virtio: ['base', 'memory'],
+  'virtio-blk': ['base', 'memory', 'virtio'],
+  'lzo-wasm': ['base'],
+  xvmalloc: ['base', 'memory', 'native'],
+  backing: ['base', 'memory', 'native'],
+  store: ['base', 'memory', 'xvmalloc', 'lzo-wasm', 'backing'],
+  device: [
+    'base',
+    'memory',
+    'native',
+    'vhost-user-ts',
+    'virtio',
+    'virtio-blk',
+    'store',
+    'xvmalloc',
+    'lzo-wasm',
+    'backing',
+  ],
+  control: ['base', 'device', 'store'],
+  bin: ['base', 'control', 'store'],
+};
+
+/** Package → the only folders that may import it. */
+const PACKAGE_HOME: Record<string, readonly string[]> = {
+  koffi: ['native'],
+  pino: ['control'],
+  'json-rpc-2.0': ['control'],
+  commander: ['bin'],
+  'cli-table3': ['control'],
+  'node:worker_threads': ['device'],
+};
+
+const FILE_LINES_MAX = 600;
+const FUNCTION_LINES_MAX = 70;
+
+/**
+ * Files without a test of their own name, and what tests them instead.
+ */
+const TESTED_ELSEWHERE: Record<string, string> = {
+  'bin/ramzswapd.ts': 'device/daemon.test.ts',
+  'bin/rzscontrol.ts': 'device/daemon.test.ts',
+  'control/client.ts': 'device/daemon.test.ts',
+  'control/daemon.ts': 'device/daemon.test.ts',
+  'control/paths.ts': 'device/daemon.test.ts',
+  'control/server.ts': 'device/daemon.test.ts',
+  'control/version.ts': 'device/daemon.test.ts',
+  'device/endpoint.ts': 'device/daemon.test.ts',
+  'device/orders.ts': 'types only',
+  'device/reactor-thread.ts': 'device/daemon.test.ts',
+  'device/reactor-worker.ts': 'device/daemon.test.ts',
+  'device/reactor.ts': 'device/daemon.test.ts',
+  'lzo-wasm/webassembly.d.ts': 'types only',
+  'memory/memory-file.ts': 'xvmalloc/arena.test.ts',
+  'memory/window.ts': 'memory/guest-memory.test.ts',
+  'native/libc.ts': 'native/fd.test.ts',
+  'native/process.ts': 'device/daemon.test.ts',
+  'store/layout.ts': 'store/page-store.test.ts',
+  'store/mapped-store.ts': 'store/page-store.test.ts',
+  'store/page-window.ts': 'store/page-store.test.ts',
+  'vhost-user-ts/errors.ts': 'vhost-user-ts/backend.test.ts',
+  'vhost-user-ts/index.ts': 'exports only',
+  'vhost-user-ts/protocol.ts': 'numbers only: vhost-user-ts/backend.test.ts',
+  'virtio/features.ts': 'numbers only: device/block-device.test.ts',
+  'virtio/split-ring.ts': 'numbers only: virtio/virtqueue.test.ts',
+  'virtio-blk/page-device.ts': 'an interface',
+  'virtio-blk/protocol.ts': 'numbers only: virtio-blk/block-queue.test.ts',
+};
+
+/** Words that have a better one here. */
+const BANNED: readonly [RegExp, string][] = [
+  [/\bslave\b/i, 'back end'],
+  [/\bmaster\b/i, 'front end'],
+  [/\b(black|white)list/i, 'deny or allow list'],
+  [/\bTODO\b(?!\([^)]+\))/, 'TODO(condition): …'],
+  [/\bXXX\b|\bFIXME\b|\bHACK\b/, 'TODO(condition): …'],
+  [/@ts-ignore/, 'a type that is right'],
+  [/\bconsole\.log\b/, 'a report to the control thread'],
+];
+
+/** AssemblyScript: its decoder and matcher are one loop each, for speed, and longer than ours. */
+const ASSEMBLY = 'src/lzo-wasm/assembly/';
+
+function tracked(...patterns: string[]): string[] {
+  const args = ['ls-files', '--cached', '--others', '--exclude-standard', '--', ...patterns];
+  const { stdout } = execaSync('git', args, { cwd: ROOT });
+  return stdout.split('\n').filter((path) => path !== '' && existsSync(join(ROOT, path)));
+}
+
+function read(path: string): string {
+  return readFileSync(join(ROOT, path), 'utf8');
+}
+
+const SOURCES = tracked('src/*.ts').filter((path) => !path.startsWith(ASSEMBLY));
+const TYPESCRIPT = tracked('*.ts').filter((path) => !path.startsWith(ASSEMBLY));
+
+function folderOf(path: string): string {
+  return relative('src', path).split('/')[0]!;
+}
+
+function importsOf(path: string): string[] {
+  return [...read(path).matchAll(/^(?:import|export)\b[^;]*?from '([^']+)'/gms)].map((m) => m[1]!);
+}
+
+/** Functions by their formatted shape: from a signature to the brace at its own indentation. */
+function longFunctions(path: string): string[] {
+  const lines = read(path).split('\n');
+  const found: string[] = [];
+  lines.forEach((line, start) => {
+    const signature =
+      /^(\s*)(?:export )?(?:private |static |async )*(?:function \w+|(?:get |set )?#?\w+(?:<[^>]*>)?\()/.exec(
+        line,
+      );
+    if (!signature || /^\s*(if|for|while|switch|return|it|describe)\b/.test(line)) return;
+    const end = lines.indexOf(`${signature[1]}}`, start);
+    if (end - start + 1 <= FUNCTION_LINES_MAX || line.trimEnd().endsWith(';')) return;
+    const between = lines.slice(start + 1, end).some((l) => l.startsWith(`${signature[1]}  `));
+    if (between && !isCall(lines, start, signature[1]!)) found.push(`${path}:${start + 1}`);
+  });
+  return found;
+}
+
+/** A call that spans lines looks like a method until its end: `});` instead of `}`. */
+function isCall(lines: string[], start: number, indent: string): boolean {
+  const closing = lines
+    .slice(start + 1)
+    .find((line) => line.startsWith(`${indent}}`) || line.startsWith(`${indent})`));
+  return (
+    closing === undefined || closing.startsWith(`${indent})`) || closing.startsWith(`${indent}})`)
+  );
+}
+
+describe('imports', () => {
+  it('stay within the table of layers', () => {
+    const wrong: string[] = [];
+    for (const path of SOURCES) {
+      const folder = folderOf(path);
+      expect(MAY_IMPORT, `${path}: a folder of the table`).toHaveProperty(folder);
+      for (const target of importsOf(path).filter((name) => name.startsWith('.'))) {
+        const to = folderOf(normalize(join(dirname(path), target)));
+        if (to !== folder && !MAY_IMPORT[folder]!.includes(to)) wrong.push(`${path} → ${target}`);
+      }
+    }
+    expect(wrong).toEqual([]);
+  });
+
+  it('of packages stay in their homes', () => {
+    const wrong = SOURCES.flatMap((path) =>
+      importsOf(path)
+        .filter((name) => PACKAGE_HOME[name]?.includes(folderOf(path)) === false)
+        .map((name) => `${path} → ${name}`),
+    );
+    expect(wrong).toEqual([]);
+  });
+});
+
+describe('sizes', () => {
+  it(`no file has more than ${FILE_LINES_MAX} lines`, () => {
+    const long = TYPESCRIPT.filter((path) => read(path).split('\n').length > FILE_LINES_MAX);
+    expect(long).toEqual([]);
+  });
+
+  it(`no function of src has more than ${FUNCTION_LINES_MAX} lines`, () => {
+    expect(SOURCES.flatMap(longFunctions)).toEqual([]);
+  });
+});
+
+describe('tests', () => {
+  it('mirror every source file, or the table says what tests it', () => {
+    const missing = SOURCES.map((path) => relative('src', path)).filter(
+      (path) =>
+        !(path in TESTED_ELSEWHERE) &&
+        !existsSync(join(ROOT, 'test', path.replace(/\.ts$/, '.test.ts'))),
+    );
+    expect(missing).toEqual([]);
+  });
+
+  it('the table of files tested elsewhere names files that exist', () => {
+    const gone = Object.entries(TESTED_ELSEWHERE).filter(([path, by]) => {
+      const test = /[\w/-]+\.test\.ts/.exec(by)?.[0];
+      return (
+        !existsSync(join(ROOT, 'src', path)) || (test && !existsSync(join(ROOT, 'test', test)))
+      );
+    });
+    expect(gone).toEqual([]);
+  });
+});
+
+describe('words', () => {
+  it('that have a better one are not used', () => {
+    const found = SOURCES.flatMap((path) =>
+      BANNED.filter(([word]) => word.test(read(path))).map(
+        ([word, use]) => `${path}: ${word}, use ${use}`,
+      ),
+    );
+    expect(found).toEqual([]);
+  });
+
+  it('every source file opens with a comment that says what it is', () => {
+    const bare = SOURCES.filter((path) => !/^(#!.*\n)?\/\*\*/.test(read(path)));
+    expect(bare).toEqual([]);
+  });
+});
+
+describe('the top of the tree', () => {
+  it('holds the folders of the design and no other', () => {
+    const folders = new Set(
+      tracked('*')
+        .filter((path) => path.includes('/'))
+        .map((path) => path.split('/')[0]!),
+    );
+    expect([...folders].sort()).toEqual(['.ci', 'guest', 'scripts', 'src', 'test']);
+  });
+});

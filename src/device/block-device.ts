@@ -126,7 +126,7 @@ export class BlockDevice implements BackendHandler {
   detach(): void {
     for (const ring of this.#rings) ring?.close();
     this.#served = [];
-    this.#memory.clear();
+    this.#memory.release();
     this.#session?.close();
     this.#session = undefined;
     this.#isLegacy = true;
@@ -189,9 +189,8 @@ export class BlockDevice implements BackendHandler {
       const millis = Math.ceil(wait / 1000);
       return storeWait < 0 || millis < storeWait ? millis : storeWait;
     }
-    this.#isGuestResident = false;
-    this.#memory.forgetResident();
-    return storeWait;
+    this.#isGuestResident = this.#memory.forgetResidentStep();
+    return this.#isGuestResident ? 0 : storeWait;
   }
 
   // ── BackendHandler ────────────────────────────────────────────────────────────────────────────
@@ -276,7 +275,7 @@ export class BlockDevice implements BackendHandler {
   }
 
   setConfig(config: ConfigMessage): void {
-    const wrong = this.#config.write(config.offset, config.payload);
+    const wrong = this.#config.write(config.offset, config.flags, config.payload);
     if (wrong !== undefined) throw new RequestError(`SET_CONFIG: ${wrong}`);
   }
 

@@ -25,6 +25,8 @@ import { WINDOW_BYTES_MAX, WINDOW_WORK_BYTES, type Window } from './window.ts';
 
 const PART_BYTES = 2 ** 30;
 const OVERLAP_BYTES = 2 ** 20;
+/** 16,384 page-table entries: well below a millisecond. */
+const FORGET_STEP_BYTES = 2 ** 26;
 /** Small regions share windows of at least this size: a reservation, not memory. */
 const WINDOW_BYTES_MIN = 2 ** 26;
 /** What a board with every memory slot filled needs; also KVM's number of user slots. */
@@ -51,6 +53,7 @@ interface Part<W extends Window> {
   /** The mapping itself: page aligned, maybe beginning before `offset`. */
   readonly mapOffset: number;
   readonly mapBytes: number;
+  readonly isHuge: boolean;
 }
 
 interface WindowUse<W extends Window> {
@@ -71,6 +74,9 @@ export class GuestMemory<W extends Window = Window> {
   /** Per part, sorted by guest address: first and end address. */
   #bounds = new Float64Array(0);
   #last = 0;
+  /** How far forgetResidentStep() has come. */
+  #forgetPart = 0;
+  #forgetBytes = 0;
 
   constructor(makeWindow: (bytes: number) => W) {
     this.#makeWindow = makeWindow;
@@ -123,10 +129,17 @@ export class GuestMemory<W extends Window = Window> {
     this.#index(this.#parts.filter((part) => part.region !== found));
   }
 
+  /** Unmaps everything; the windows stay, for the regions to come. */
   clear(): void {
     for (const part of this.#parts) this.#unmapPart(part);
     this.#regions = [];
     this.#index([]);
+  }
+
+  /** Unmaps everything and lets go of the windows. */
+  release(): void {
+    this.clear();
+    this.#uses.length = 0;
   }
 
   /**
@@ -167,11 +180,27 @@ export class GuestMemory<W extends Window = Window> {
     return 0;
   }
 
-  /** Drops resident page-table entries of guest pages; their contents stay in the guest's file. */
-  forgetResident(): void {
-    for (const part of this.#parts) {
-      forgetResidentPages(part.window.u8, part.mapOffset, part.mapBytes);
+  /**
+   * Drops resident page-table entries of guest pages, a bounded number at a time; their contents stay
+   * in the guest's file. Returns whether there are more. Huge pages stay: few entries, and kernels
+   * before 5.18 cannot drop them.
+   */
+  forgetResidentStep(): boolean {
+    const part = this.#parts[this.#forgetPart];
+    if (part === undefined) {
+      this.#forgetPart = 0;
+      this.#forgetBytes = 0;
+      return false;
     }
+    const bytes = Math.min(FORGET_STEP_BYTES, part.mapBytes - this.#forgetBytes);
+    if (bytes <= 0 || part.isHuge) {
+      this.#forgetPart++;
+      this.#forgetBytes = 0;
+      return true;
+    }
+    forgetResidentPages(part.window.u8, part.mapOffset + this.#forgetBytes, bytes);
+    this.#forgetBytes += bytes;
+    return true;
   }
 
   /** Binary search; takes halves, not the sum, so that a cold call boxes no number. */
@@ -218,7 +247,8 @@ export class GuestMemory<W extends Window = Window> {
     mapFileOver(use.window.u8, mapOffset, mapBytes, fd, fileStart);
     use.next = mapOffset + mapBytes;
     use.parts++;
-    return { ...piece, window: use.window, offset: mapOffset + lead, mapOffset, mapBytes };
+    const isHuge = blockBytes > PAGE_BYTES;
+    return { ...piece, window: use.window, offset: mapOffset + lead, mapOffset, mapBytes, isHuge };
   }
 
   #unmapPart(part: Part<W>): void {
@@ -258,6 +288,8 @@ export class GuestMemory<W extends Window = Window> {
       this.#bounds[2 * i + 1] = first(part) + part.bytes;
     });
     this.#last = 0;
+    this.#forgetPart = 0;
+    this.#forgetBytes = 0;
     this.window = undefined;
   }
 }

@@ -51,6 +51,9 @@ export const PROTOCOL_FEATURES =
   VHOST_USER_PROTOCOL_F.RESET_DEVICE |
   VHOST_USER_PROTOCOL_F.CONFIGURE_MEM_SLOTS;
 
+/** A front end that never stops talking shares the thread with the others. */
+const MESSAGES_PER_POLL = 64;
+
 /**
  * The device behind a session. Methods throw RequestError (or RefusedError, SystemError: anything
  * but a ProtocolError is treated alike) for what they cannot do. Ring indices are below queueCount.
@@ -103,16 +106,17 @@ export class BackendSession {
   }
 
   /**
-   * Handles the messages that are there. Returns false when the front end has closed the
+   * Handles messages that are there, a bounded number. Returns false when the front end has closed the
    * connection. Throws ProtocolError when it must be dropped; its message says why.
    */
   poll(): boolean {
-    for (;;) {
+    for (let i = 0; i < MESSAGES_PER_POLL; i++) {
       const message = this.#connection.receive();
       if (message === undefined) return true;
       if (message === 'closed') return false;
       this.#handle(message);
     }
+    return true;
   }
 
   /**

@@ -50,8 +50,15 @@ const CONFIG = {
   max_write_zeroes_sectors: 48,
   max_write_zeroes_seg: 52,
   write_zeroes_may_unmap: 56,
-  SIZE: 60,
+  /**
+   * Fields end at 60; clients ask for the struct as their headers have it, with later additions
+   * (secure erase, zones), which read as zeros: not offered.
+   */
+  SIZE: 256,
 } as const;
+
+/** SET_CONFIG on the destination of a live migration may write read-only fields. */
+const FLAG_LIVE_MIGRATION = 1;
 
 export class BlockConfig {
   readonly bytes = new Uint8Array(CONFIG.SIZE);
@@ -85,16 +92,22 @@ export class BlockConfig {
   }
 
   /**
-   * A driver's write to configuration space. Only `writeback` may be written (and makes no
-   * difference: memory is memory). Returns what is wrong, or undefined.
+   * A driver's write to configuration space: only `writeback` may be written (and makes no
+   * difference: memory is memory). A migration's restore of the whole is accepted; what is read-only
+   * keeps our own values. Returns what is wrong, or undefined.
    */
-  write(offset: number, payload: Uint8Array): string | undefined {
+  write(offset: number, flags: number, payload: Uint8Array): string | undefined {
+    const writeback = payload[CONFIG.writeback - offset];
+    if (flags === FLAG_LIVE_MIGRATION) {
+      if (writeback !== undefined) this.setWriteback(writeback === 1);
+      return undefined;
+    }
     if (offset !== CONFIG.writeback || payload.length !== 1) {
       const got = `${payload.length} bytes at ${offset}`;
       return `expected one byte at ${CONFIG.writeback} (writeback), got ${got}`;
     }
-    if (payload[0]! > 1) return `writeback: expected 0 or 1, got ${payload[0]}`;
-    this.setWriteback(payload[0] === 1);
+    if (writeback! > 1) return `writeback: expected 0 or 1, got ${writeback}`;
+    this.setWriteback(writeback === 1);
     return undefined;
   }
 }

@@ -5,7 +5,12 @@
 
 import { constants } from 'node:os';
 
-const ERRNO_NAMES = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]));
+/** By value. Where a value has two names (EAGAIN, EWOULDBLOCK) the first, which libc prefers. */
+const ERRNO_NAMES = new Map(
+  Object.entries(constants.errno)
+    .reverse()
+    .map(([name, value]) => [value, name]),
+);
 
 /** The symbolic name of an errno value, for messages: 28 → `ENOSPC`. */
 export function errnoName(errno: number): string {

@@ -39,11 +39,12 @@ const SUFFIX_BYTES: Record<string, number> = {
  */
 export function parseSize(text: string, what: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?$/i.exec(text.trim());
-  const bytes = match && Number(match[1]) * (SUFFIX_BYTES[match[2]!.toUpperCase()] ?? Number.NaN);
-  if (!bytes || !Number.isSafeInteger(Math.floor(bytes))) {
+  const unit = SUFFIX_BYTES[match?.[2]?.toUpperCase() ?? ''] ?? Number.NaN;
+  const bytes = Math.floor(Number(match?.[1]) * unit);
+  if (!Number.isSafeInteger(bytes) || bytes < 1) {
     throw new UsageError(`${what}: expected a size such as 512M or 2G, got '${text}'`);
   }
-  return Math.floor(bytes);
+  return bytes;
 }
 
 /** Bytes for people: `512 MiB`, `1.5 GiB`, `17 B`. */

@@ -51,10 +51,7 @@ const HAS_FAULT_INJECTION = process.env.RAMZSWAP_FAULT_INJECTION === '1';
 export async function runDaemon(options: DaemonOptions): Promise<void> {
   process.on('uncaughtException', (error) => abortWith('the control thread', error));
   process.on('unhandledRejection', (error) => abortWith('the control thread', error));
-  const log = pino(
-    { name: 'ramzswapd', level: options.logLevel },
-    pino.destination({ fd: 2, sync: true }),
-  );
+  const log = openLog(options.logLevel);
   const device = deviceOptions(options, log);
   const { socket } = options;
   const isConnected = 'fd' in socket && !isListening(socket.fd);
@@ -86,6 +83,13 @@ export async function runDaemon(options: DaemonOptions): Promise<void> {
     { device: device.name, disksize: device.diskBytes, socket },
     `${device.name}: ${formatBytes(device.diskBytes)} ready`,
   );
+}
+
+function openLog(level: string): Logger {
+  const destination = pino.destination({ fd: 2, sync: true });
+  // Whoever read the log is gone: the devices go on.
+  destination.on('error', () => {});
+  return pino({ name: 'ramzswapd', level }, destination);
 }
 
 function listenAt(path: string, sockets: ListeningSocket[]): number {

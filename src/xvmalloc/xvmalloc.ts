@@ -114,6 +114,8 @@ export class Xvmalloc {
     let block = (position - 1) | 0;
     const header = this.#read(block);
     assert((header & FREE) === 0, 'an object is freed once');
+    // Marked even if a neighbour swallows the block: freeing it again is then still noticed.
+    this.#write(block, header | FREE);
     let size = ((header & SIZE_MASK) + 3) & ~3;
     let after = (block + 1 + (size >> 2)) | 0;
     if (!startsPage(after)) {

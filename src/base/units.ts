@@ -38,7 +38,7 @@ const SUFFIX_BYTES: Record<string, number> = {
  * QEMU; `MiB` and `MB` are accepted for `M`.
  */
 export function parseSize(text: string, what: string): number {
-  const match = /^(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?$/i.exec(text.trim());
+  const match = /^(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?$/i.exec(text.trim());
   const unit = SUFFIX_BYTES[match?.[2]?.toUpperCase() ?? ''] ?? Number.NaN;
   const bytes = Math.floor(Number(match?.[1]) * unit);
   if (!Number.isSafeInteger(bytes) || bytes < 1) {
@@ -52,7 +52,8 @@ export function formatBytes(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
   let unit = 0;
   let value = bytes;
-  while (value >= 1024 && unit < units.length - 1) {
+  // From here on one decimal would be rounded up to 1024.0.
+  while (value >= 1023.95 && unit < units.length - 1) {
     value /= 1024;
     unit++;
   }

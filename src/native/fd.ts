@@ -47,8 +47,13 @@ export function setNonBlocking(fd: number): void {
 export function createMemfd(name: string, bytes: number): number {
   assert(Number.isSafeInteger(bytes) && bytes >= 0, 'a memfd has a size');
   const fd = checked('memfd_create', () => c.memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  checked('ftruncate', () => c.ftruncate(fd, bytes), name);
-  checked('fcntl(F_ADD_SEALS)', () => c.fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), name);
+  try {
+    checked('ftruncate', () => c.ftruncate(fd, bytes), name);
+    checked('fcntl(F_ADD_SEALS)', () => c.fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), name);
+  } catch (error) {
+    closeFd(fd);
+    throw error;
+  }
   return fd;
 }
 

@@ -52,6 +52,8 @@ const c = {
   ),
   recvmsg: libcFunction('long recvmsg(int fd, void *message, int flags)'),
   sendmsg: libcFunction('long sendmsg(int fd, const void *message, int flags)'),
+  socketpair: libcFunction('int socketpair(int domain, int type, int protocol, void *fds)'),
+  poll: libcFunction('int poll(void *fds, unsigned long count, int timeout)'),
   recv: libcFunction('long recv(int fd, void *buffer, size_t length, int flags)'),
 };
 
@@ -103,10 +105,12 @@ export function connectUnix(path: string): number {
 export function listenUnix(path: string): number {
   socketAddress(path);
   removeStaleSocket(path);
-  const privateFolder = makePrivateFolder(path);
-  const folderFd = openSync(privateFolder, 'r');
   const fd = unixSocket();
+  let privateFolder: string | undefined;
+  let folderFd: number | undefined;
   try {
+    privateFolder = mkdtempSync(join(dirname(path), '.rz'));
+    folderFd = openSync(privateFolder, 'r');
     // Through /proc, because the folder's own name may make the path longer than an address holds.
     const address = socketAddress(`/proc/self/fd/${folderFd}/socket`);
     checked('bind', () => c.bind(fd, address, address.length), path);
@@ -116,18 +120,10 @@ export function listenUnix(path: string): number {
     closeFd(fd);
     throw systemErrorOf(error, path);
   } finally {
-    closeFd(folderFd);
-    rmSync(privateFolder, { recursive: true, force: true });
+    if (folderFd !== undefined) closeFd(folderFd);
+    if (privateFolder !== undefined) rmSync(privateFolder, { recursive: true, force: true });
   }
   return fd;
-}
-
-function makePrivateFolder(path: string): string {
-  try {
-    return mkdtempSync(join(dirname(path), '.rz'));
-  } catch (error) {
-    throw systemErrorOf(error, path);
-  }
 }
 
 function systemErrorOf(error: unknown, path: string): unknown {
@@ -181,6 +177,25 @@ function socketOption(fd: number, name: number, bytes: number): DataView {
   new DataView(length.buffer).setUint32(0, bytes, true);
   checked('getsockopt', () => c.getsockopt(fd, SOL_SOCKET, name, value, length), `fd ${fd}`);
   return new DataView(value.buffer);
+}
+
+/** Two sockets connected to each other. */
+export function socketPair(): [number, number] {
+  const fds = new Int32Array(new ArrayBuffer(8));
+  const type = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC;
+  checked('socketpair', () => c.socketpair(AF_UNIX, type, 0, fds));
+  return [fds[0]!, fds[1]!];
+}
+
+/** struct pollfd: int fd, short events, short revents. */
+const POLLIN = 1;
+
+/** Blocks this thread until `fd` is readable or has ended, at most `millis`. */
+export function waitReadable(fd: number, millis: number): void {
+  const pollFd = new DataView(new ArrayBuffer(8));
+  pollFd.setInt32(0, fd, true);
+  pollFd.setInt16(4, POLLIN, true);
+  c.poll(new Uint8Array(pollFd.buffer), 1, millis);
 }
 
 /** Whether the peer has closed its end (reset counts), without consuming what it sent. */

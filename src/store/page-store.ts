@@ -68,6 +68,7 @@ export class PageStore {
   readonly #objects: Xvmalloc;
   #trimDue = 0;
   #isOutOfMemory = false;
+  #isDamageReported = false;
 
   constructor(options: PageStoreOptions) {
     this.slots = options.slots;
@@ -99,7 +100,8 @@ export class PageStore {
       this.#reportMemory();
       return false;
     }
-    this.#isOutOfMemory = false;
+    // A page that takes no memory is no news about memory.
+    if (word >>> 0 >= SLOT_POSITION_MIN) this.#isOutOfMemory = false;
     this.#replace(slot, word);
     return true;
   }
@@ -113,7 +115,10 @@ export class PageStore {
     this.#counters[COUNTER.numReads]!++;
     if (this.#load(this.#table[slot]!, window, offset)) return true;
     this.#counters[COUNTER.failedReads]!++;
-    this.onTrouble(`page ${slot}: stored data is damaged`);
+    if (!this.#isDamageReported) {
+      this.#isDamageReported = true;
+      this.onTrouble(`page ${slot}: stored data is damaged; failed_reads counts this and any more`);
+    }
     return false;
   }
 
@@ -272,6 +277,8 @@ export class PageStore {
       window.codec.fill(offset, segment[at]!, segment[bytes === 8 ? at + 1 : at]!);
       return true;
     }
+    // A damaged size must not reach beyond the work area: guest memory begins behind it.
+    if (bytes > OBJECT_BYTES_MAX) return false;
     copyWords(segment, at, window.i32, WORK_IN >> 2, (bytes + 3) >> 2);
     if (window.codec.decompress(WORK_IN, bytes, WORK_PAGE, PAGE_BYTES) !== PAGE_BYTES) return false;
     window.u8.copyWithin(offset, WORK_PAGE, WORK_PAGE + PAGE_BYTES);

@@ -1,0 +1,84 @@
+/**
+ * The page store against a map from slot to bytes: random operations with pages of every kind, at
+ * any alignment; after each, the slot's bytes and every statistic are the model's.
+ */
+
+import { describe, expect, it } from 'vitest';
+import { PAGE_BYTES } from '../../src/base/units.ts';
+import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
+import { somePage } from '../models/pages.ts';
+import { type Random, replayable } from '../models/random.ts';
+import { GUEST_PAGE, StoreBench } from '../models/store-bench.ts';
+
+/** Mostly page aligned, sometimes by sectors, sometimes not at all. */
+function someOffset(random: Random): number {
+  const shift = random.pick([0, 0, 512, 4, 1, 2, 3, random.below(PAGE_BYTES)]);
+  return GUEST_PAGE + random.below(8) * PAGE_BYTES + shift;
+}
+
+/** Any part of a page: by sectors, or by bytes. */
+function somePart(random: Random): [from: number, to: number] {
+  const step = random.pick([512, 512, 1]);
+  const from = random.below(PAGE_BYTES / step);
+  return [from * step, random.between(from + 1, PAGE_BYTES / step) * step];
+}
+
+function step(bench: StoreBench, random: Random): void {
+  const slot = random.below(bench.store.slots);
+  const action = random.below(100);
+  if (action < 55) bench.write(slot, somePage(random), someOffset(random));
+  else if (action < 75) expect(bench.read(slot, someOffset(random))).toBe(true);
+  else if (action < 88) bench.free(slot);
+  else if (action < 92) bench.zero(slot);
+  else bench.zeroPart(slot, ...somePart(random));
+  bench.compareStatistics();
+  expect(bench.read(slot, someOffset(random))).toBe(true);
+}
+
+function freeAll(bench: StoreBench): void {
+  for (let slot = 0; slot < bench.store.slots; slot++) bench.free(slot);
+  bench.compareStatistics();
+  expect(bench.store.mapped.arena.usedPages).toBe(0);
+  bench.maintainFor(2_000_000);
+  expect(bench.gauge(ARENA_GAUGE.poolPages)).toBe(0);
+  expect(bench.gauge(ARENA_GAUGE.rawPages)).toBe(0);
+  expect(bench.gauge(ARENA_GAUGE.reservedPages)).toBeLessThanOrEqual(16);
+}
+
+describe('random operations equal the model', () => {
+  it('with all the memory they want', () => {
+    replayable((random) => {
+      const bench = new StoreBench({ slots: 48 });
+      for (let i = 0; i < 5000; i++) {
+        step(bench, random);
+        if (random.rarely(10)) bench.store.maintain((i * 20_000) | 0);
+        if (random.rarely(250)) bench.compareAllSlots();
+      }
+      bench.compareAllSlots();
+      expect(bench.troubles).toEqual([]);
+      freeAll(bench);
+    });
+  });
+
+  it('with less memory than they want', () => {
+    replayable((random) => {
+      const bench = new StoreBench({ slots: 48, poolLimitBytes: 10 * PAGE_BYTES });
+      for (let i = 0; i < 3000; i++) {
+        step(bench, random);
+        expect(bench.store.mapped.arena.usedPages).toBeLessThanOrEqual(10);
+        if (random.rarely(250)) bench.compareAllSlots();
+      }
+      bench.compareAllSlots();
+      expect(bench.model.failedWrites).toBeGreaterThan(100);
+      freeAll(bench);
+    });
+  });
+
+  it('with a handful of slots, written over and over', () => {
+    replayable((random) => {
+      const bench = new StoreBench({ slots: 3 });
+      for (let i = 0; i < 2000; i++) step(bench, random);
+      freeAll(bench);
+    });
+  });
+});

@@ -1,0 +1,75 @@
+/** The record that users see, from counters and gauges. */
+
+import { describe, expect, it } from 'vitest';
+import { COUNTER, COUNTER_COUNT, readStatistics } from '../../src/store/statistics.ts';
+import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
+
+function statisticsOf(counts: Partial<Record<keyof typeof COUNTER, number>>, gauges = [0, 0, 0]) {
+  const counters = new Float64Array(COUNTER_COUNT);
+  for (const [name, count] of Object.entries(counts)) {
+    counters[COUNTER[name as keyof typeof COUNTER]] = count;
+  }
+  return readStatistics(2 ** 30, counters, Float64Array.from(gauges));
+}
+
+it('has a place of its own for every counter', () => {
+  expect(Object.values(COUNTER)).toEqual(Array.from({ length: COUNTER_COUNT }, (_, i) => i));
+});
+
+it('shows every counter under its own name', () => {
+  const names = Object.keys(COUNTER) as (keyof typeof COUNTER)[];
+  const shown: Record<string, string> = {
+    numReads: 'num_reads',
+    numWrites: 'num_writes',
+    failedReads: 'failed_reads',
+    failedWrites: 'failed_writes',
+    notifyFree: 'notify_free',
+    pagesZero: 'pages_zero',
+    pagesSame: 'pages_same',
+    pagesStored: 'pages_stored',
+    comprDataSize: 'compr_data_size',
+    bdevNumReads: 'bdev_num_reads',
+    bdevNumWrites: 'bdev_num_writes',
+    requestsRead: 'requests_read',
+    requestsWrite: 'requests_write',
+    requestsDiscard: 'requests_discard',
+    requestsOther: 'requests_other',
+    invalidIo: 'invalid_io',
+  };
+  for (const name of names.filter((one) => one in shown)) {
+    const changed = Object.entries(statisticsOf({ [name]: 12345 })).filter(
+      ([key, value]) => value === 12345 && key !== undefined,
+    );
+    expect(changed).toEqual([[shown[name], 12345]]);
+  }
+  expect(Object.keys(shown)).toHaveLength(names.length - 2);
+});
+
+describe('derived figures', () => {
+  it('are shares of the stored pages, rounded down', () => {
+    const statistics = statisticsOf({ pagesStored: 3, goodCompress: 2, pagesExpand: 1 });
+    expect([statistics.good_compress_pct, statistics.pages_expand_pct]).toEqual([66, 33]);
+    expect(statistics.orig_data_size).toBe(3 * 4096);
+  });
+
+  it('are 0 where nothing is stored', () => {
+    const statistics = statisticsOf({});
+    expect([statistics.good_compress_pct, statistics.pages_expand_pct]).toEqual([0, 0]);
+  });
+
+  it('count pool and raw pages as used, reserved ones not', () => {
+    const gauges = [0, 0, 0];
+    gauges[ARENA_GAUGE.poolPages] = 5;
+    gauges[ARENA_GAUGE.rawPages] = 7;
+    gauges[ARENA_GAUGE.reservedPages] = 100;
+    const statistics = statisticsOf({}, gauges);
+    expect([statistics.pages_used, statistics.mem_used_total]).toEqual([12, 12 * 4096]);
+    expect(statistics.disksize).toBe(2 ** 30);
+  });
+
+  it('stay exact beyond 2^32', () => {
+    const statistics = statisticsOf({ pagesStored: 2 ** 33 + 1, comprDataSize: 2 ** 45 + 1 });
+    expect(statistics.orig_data_size).toBe((2 ** 33 + 1) * 4096);
+    expect(statistics.compr_data_size).toBe(2 ** 45 + 1);
+  });
+});

@@ -15,6 +15,7 @@ type Tool = { packages: string[]; present: () => boolean };
 /** What the code calls a tool → the Debian packages that bring it, and how to see it is there. */
 const TOOLS = {
   'qemu-system-x86_64': program('qemu-system-x86_64', 'qemu-system-x86'),
+  'qemu-storage-daemon': program('qemu-storage-daemon', 'qemu-system-common'),
   'qemu-img': program('qemu-img', 'qemu-utils'),
   // The C library by itself, because a compiler can be there without it, and static linking needs it.
   gcc: { packages: ['gcc', 'libc6-dev'], present: () => findProgram('gcc') && hasStaticLibc() },
@@ -30,13 +31,13 @@ const TOOLS = {
 export type ToolName = keyof typeof TOOLS;
 
 const GUEST = ['qemu-system-x86_64', 'setpriv', 'gcc', 'dpkg-deb'] as const;
-/** Other people's LZO, the judges of the codec. */
+/** Other people's LZO: the judges of the codec. */
 const JUDGES = ['lzop', 'lzo-headers'] as const;
 
 /** What each target of the Makefile needs. */
 const PROFILES = {
   demo: GUEST,
-  check: JUDGES,
+  check: [...JUDGES, 'qemu-storage-daemon'],
   test: [...GUEST, 'qemu-img'],
   bench: ['gcc', ...JUDGES],
 } as const satisfies Record<string, readonly ToolName[]>;

@@ -1,0 +1,209 @@
+/**
+ * The front end: against this library's own back end in the same thread, and against
+ * qemu-storage-daemon, which nobody here wrote.
+ */
+
+import { mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { execa } from 'execa';
+import { afterEach, describe, expect, it } from 'vitest';
+import { closeFd } from '../../src/native/fd.ts';
+import { socketPair } from '../../src/native/socket.ts';
+import {
+  type BackendHandler,
+  BackendSession,
+  connectUnix,
+  createEventFd,
+  createMemfd,
+  Frontend,
+  type MemoryRegion,
+  PROTOCOL_FEATURES,
+  ProtocolError,
+  RequestError,
+  VHOST_USER_BACKEND,
+} from '../../src/vhost-user-ts/index.ts';
+
+const READ_PAGE = fileURLToPath(new URL('../../scripts/read-page.ts', import.meta.url));
+const DEVICE_FEATURES = (1n << 32n) | (1n << 9n);
+const REGION: MemoryRegion = {
+  guestAddress: 0x1_4000_0000,
+  userAddress: 0x7f00_0000_0000,
+  bytes: 0x2000,
+  mmapOffset: 0,
+};
+const cleanUp: (() => unknown)[] = [];
+
+afterEach(async () => {
+  for (const undo of cleanUp.splice(0).reverse()) await undo();
+});
+
+function openFds(): number {
+  return readdirSync('/proc/self/fd').length;
+}
+
+/** Notes every call; closes the descriptors it is given. */
+function recorder(): { handler: BackendHandler; calls: unknown[][] } {
+  const calls: unknown[][] = [];
+  const answers: Record<string, unknown> = {
+    features: DEVICE_FEATURES,
+    queueCount: 3,
+    memorySlots: 7,
+  };
+  const handler = new Proxy(answers, {
+    get(target, name: string) {
+      if (name in target) return target[name];
+      return (...args: unknown[]) => {
+        calls.push([name, ...args]);
+        if (/^setVring(Kick|Call|Err)$/.test(name) && args[1] !== undefined) {
+          closeFd(args[1] as number);
+        }
+        if (name === 'setVringNum' && args[1] === 300) throw new RequestError('no power of two');
+        if (name === 'getVringBase') return 4711;
+        if (name !== 'getConfig') return undefined;
+        return (args[0] as number) > 60 ? undefined : new Uint8Array(args[1] as number).fill(9);
+      };
+    },
+  }) as unknown as BackendHandler;
+  return { handler, calls };
+}
+
+function connected() {
+  const [ours, theirs] = socketPair();
+  const { handler, calls } = recorder();
+  const backend = new BackendSession(theirs, handler);
+  const frontend = new Frontend(ours, { answerMillis: 300, wait: () => void backend.poll() });
+  cleanUp.push(
+    () => frontend.close(),
+    () => backend.close(),
+  );
+  return { frontend, backend, calls };
+}
+
+describe('Frontend', () => {
+  it('negotiates the part of what it wants that is offered', () => {
+    const { frontend, calls } = connected();
+    const { features } = frontend.negotiate((1n << 32n) | (1n << 5n), ~0n & 0xffffffffn);
+    expect(features).toBe(1n << 32n);
+    expect(frontend.protocolFeatures).toBe(PROTOCOL_FEATURES);
+    expect(calls).toContainEqual(['setFeatures', 1n << 32n, false]);
+    expect(frontend.queueCount()).toBe(3);
+    expect(frontend.memorySlots()).toBe(7);
+  });
+
+  it('without protocol features is a front end of old', () => {
+    const { frontend, backend, calls } = connected();
+    frontend.negotiate(DEVICE_FEATURES, 0n);
+    backend.poll();
+    expect(calls).toContainEqual(['setFeatures', DEVICE_FEATURES, true]);
+  });
+
+  it('hands over memory and rings, and keeps its descriptors', () => {
+    const { frontend, calls } = connected();
+    const memory = createMemfd('test', REGION.bytes);
+    const [kickFd, callFd, errFd] = [createEventFd(), createEventFd(), createEventFd()];
+    cleanUp.push(() => [memory, kickFd, callFd, errFd].forEach(closeFd));
+    frontend.negotiate(DEVICE_FEATURES, PROTOCOL_FEATURES);
+    const before = openFds();
+    frontend.addMemoryRegion(REGION, memory);
+    frontend.removeMemoryRegion(REGION);
+    frontend.setMemoryTable([REGION], [memory]);
+    const at = { desc: 0x7f00_0000_0000, avail: 0x7f00_0000_0400, used: 0x7f00_0000_0800 };
+    frontend.startVring(2, { num: 128, base: 17, ...at, kickFd, callFd, errFd });
+    frontend.enableVring(2, true);
+    expect(frontend.stopVring(2)).toBe(4711);
+    expect(openFds()).toBe(before);
+    expect(calls.map(([name]) => name)).toEqual([
+      'setFeatures',
+      'addMemoryRegion',
+      'removeMemoryRegion',
+      'setMemoryTable',
+      'setVringCall',
+      'setVringErr',
+      'setVringNum',
+      'setVringBase',
+      'setVringAddress',
+      'setVringKick',
+      'setVringEnable',
+      'getVringBase',
+    ]);
+    expect(calls).toContainEqual(['addMemoryRegion', REGION, expect.any(Number)]);
+    expect(calls).toContainEqual(['setVringBase', 2, 17]);
+    expect(calls).toContainEqual(['setVringAddress', { index: 2, flags: 0, log: 0n, ...at }]);
+  });
+
+  it('says which request was refused, and the session goes on', () => {
+    const { frontend } = connected();
+    frontend.negotiate(DEVICE_FEATURES, PROTOCOL_FEATURES);
+    expect(() => frontend.setVringNum(0, 300)).toThrow(/SET_VRING_NUM: refused/);
+    frontend.setVringNum(0, 256);
+    expect(() => frontend.setVringNum(3, 256)).toThrow(RequestError);
+  });
+
+  it('reads exactly what it asks for of configuration space, or learns that it is not there', () => {
+    const { frontend } = connected();
+    frontend.negotiate(DEVICE_FEATURES, PROTOCOL_FEATURES);
+    expect(frontend.getConfig(3, 57)).toEqual(new Uint8Array(57).fill(9));
+    expect(() => frontend.getConfig(61, 1)).toThrow(RequestError);
+  });
+
+  it('hears of a configuration change on the back-end channel', () => {
+    const { frontend, backend } = connected();
+    frontend.negotiate(DEVICE_FEATURES, PROTOCOL_FEATURES);
+    expect(backend.sendConfigChange()).toBe(false);
+    frontend.openBackendChannel();
+    expect(frontend.takeBackendRequest()).toBeUndefined();
+    expect(backend.sendConfigChange()).toBe(true);
+    expect(frontend.takeBackendRequest()?.request).toBe(VHOST_USER_BACKEND.CONFIG_CHANGE_MSG);
+  });
+
+  it('gives up on a back end that does not answer, or has gone', () => {
+    const [ours, theirs] = socketPair();
+    const frontend = new Frontend(ours, { answerMillis: 50 });
+    cleanUp.push(() => frontend.close());
+    expect(() => frontend.queueCount()).toThrow(/GET_QUEUE_NUM: no reply in 50 ms/);
+    closeFd(theirs);
+    expect(() => frontend.queueCount()).toThrow(ProtocolError);
+  });
+});
+
+describe('qemu-storage-daemon', () => {
+  it('is understood: capacity, and page 0 as it is in the file', async (context) => {
+    const found = await execa('qemu-storage-daemon', ['--version'], { reject: false });
+    if (found.exitCode !== 0) {
+      console.warn('SKIPPED: apt-get install qemu-system-common for qemu-storage-daemon');
+      expect(process.env.CI, 'CI skips nothing').toBeUndefined();
+      context.skip();
+    }
+    const folder = mkdtempSync(join(tmpdir(), 'rz-qsd-'));
+    cleanUp.push(() => rmSync(folder, { recursive: true, force: true }));
+    const [image, socket] = [join(folder, 'image'), join(folder, 'socket')];
+    writeFileSync(image, `${Buffer.alloc(4086).toString('latin1')}SWAPSPACE2`, 'latin1');
+    truncateSync(image, 8 << 20);
+    const daemon = execa(
+      'qemu-storage-daemon',
+      [
+        ['--blockdev', `driver=file,node-name=f0,filename=${image}`],
+        ['--export', `type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path=${socket}`],
+      ].flat(),
+      { reject: false },
+    );
+    cleanUp.push(async () => {
+      daemon.kill('SIGTERM');
+      await daemon;
+    });
+    await expect.poll(() => tryConnect(socket), { timeout: 5_000 }).toBe(true);
+    const { stdout } = await execa('node', ['--import', 'tsx', READ_PAGE, socket]);
+    expect(stdout.split('\n')).toEqual(['16384 sectors', 'status 0, signature SWAPSPACE2']);
+  });
+});
+
+function tryConnect(path: string): boolean {
+  try {
+    closeFd(connectUnix(path));
+    return true;
+  } catch {
+    return false;
+  }
+}

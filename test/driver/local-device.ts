@@ -1,0 +1,79 @@
+/**
+ * A block device in this thread, with a front end on the other end of a socket and a watcher that
+ * only takes notes: nothing runs by itself. The device is served when the test says so.
+ */
+
+import { BlockDevice, type BlockDeviceOptions } from '../../src/device/block-device.ts';
+import type { KickWatcher } from '../../src/device/ring.ts';
+import { createEventFd } from '../../src/native/eventfd.ts';
+import { closeFd } from '../../src/native/fd.ts';
+import { PROTOCOL_FEATURES } from '../../src/vhost-user-ts/index.ts';
+import type { DriverRingOptions } from './driver-ring.ts';
+import { FrontEnd } from './front-end.ts';
+import { GuestDriver } from './guest-driver.ts';
+import { GuestRam } from './guest-ram.ts';
+import { socketPair } from './sockets.ts';
+
+export class LocalDevice implements KickWatcher {
+  readonly device: BlockDevice;
+  readonly ram = new GuestRam(4 << 20);
+  readonly reports: string[] = [];
+  readonly watched = new Set<number>();
+  frontEnd: FrontEnd;
+  readonly #fds: number[] = [];
+
+  constructor(options: Partial<BlockDeviceOptions> = {}) {
+    const all = { name: 'ramzswap0', diskBytes: 1 << 20, guestPageBytes: 4096, numQueues: 4 };
+    this.device = new BlockDevice({ ...all, ...options }, this, (level, message) => {
+      this.reports.push(`${level}: ${message}`);
+    });
+    this.frontEnd = this.connect();
+  }
+
+  connect(): FrontEnd {
+    const [client, server] = socketPair();
+    this.device.attach(server);
+    this.frontEnd = new FrontEnd(client, () => this.device.pollSession());
+    return this.frontEnd;
+  }
+
+  watchKick(fd: number): void {
+    this.watched.add(fd);
+  }
+
+  unwatchKick(fd: number): void {
+    if (!this.watched.delete(fd)) throw new Error(`fd ${fd} was not watched`);
+  }
+
+  /** An eventfd that close() closes. */
+  eventFd(): number {
+    const fd = createEventFd();
+    this.#fds.push(fd);
+    return fd;
+  }
+
+  /** A driver with a ring of its own in this guest's memory; its kicks go nowhere. */
+  makeRing(size = 16, options: DriverRingOptions = {}): GuestDriver {
+    return new GuestDriver(this.ram, size, options);
+  }
+
+  negotiate(features: bigint, protocolFeatures = PROTOCOL_FEATURES): void {
+    this.frontEnd.negotiate(features, protocolFeatures);
+  }
+
+  /** Serves until nothing is left. */
+  serve(): void {
+    for (let turn = 0; this.device.serve(); turn++) {
+      if (turn > 100_000) throw new Error('the device never comes to an end');
+    }
+  }
+
+  close(): void {
+    if (this.device.isAttached) {
+      this.device.detach();
+      this.frontEnd.close();
+    }
+    for (const fd of this.#fds.splice(0)) closeFd(fd);
+    this.ram.close();
+  }
+}

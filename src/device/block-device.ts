@@ -288,7 +288,7 @@ export class BlockDevice implements BackendHandler {
   }
 
   resetDevice(): void {
-    for (const ring of this.#rings) ring?.close();
+    for (const ring of this.#rings) ring?.reset();
     this.#ringFeatures = { eventIdx: false, indirect: false };
     this.#listServed();
   }
@@ -343,8 +343,6 @@ export class BlockDevice implements BackendHandler {
   #retire(ring: Ring): void {
     this.#listServed();
     ring.signalErr();
-    if (ring.reportedBroken) return;
-    ring.reportedBroken = true;
     this.#report('warn', `ring ${ring.index} broken by the guest: ${ring.queue.ring.brokenReason}`);
   }
 

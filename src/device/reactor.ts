@@ -14,7 +14,7 @@ import { SystemError } from '../base/errors.ts';
 import { involuntarySwitches, monotonicMicros } from '../native/clock.ts';
 import { EPOLLIN, EPOLLRDHUP, Epoll } from '../native/epoll.ts';
 import { drainEventFd } from '../native/eventfd.ts';
-import { closeFd, duplicateFd } from '../native/fd.ts';
+import { closeFd } from '../native/fd.ts';
 import { acceptConnection, isPeerGone, peerProcessId } from '../native/socket.ts';
 import { ProtocolError } from '../vhost-user-ts/index.ts';
 import type { BlockDevice } from './block-device.ts';
@@ -28,6 +28,7 @@ const LOOKS_PER_CLOCK = 32;
 /** Sleep no longer than this when a ring cannot be kicked. */
 const POLLED_RING_MILLIS = 1;
 
+const ACCEPT_PAUSE_MICROS = 500_000;
 const EMFILE = 24;
 const ENFILE = 23;
 
@@ -43,6 +44,8 @@ interface Endpoint {
   readonly device: BlockDevice;
   readonly listenFd: number | undefined;
   sessionFd: number | undefined;
+  /** When to accept again (wrapping microseconds); undefined while accepting. */
+  acceptAgainAt: number | undefined;
 }
 
 export class Reactor implements KickWatcher {
@@ -54,14 +57,12 @@ export class Reactor implements KickWatcher {
   readonly #devices: BlockDevice[] = [];
   readonly #endpoints: Endpoint[] = [];
   readonly #policy = new PollPolicy();
-  #spareFd: number;
   #isStopping = false;
   #sawKick = false;
 
   /** `wakeFd`: an eventfd by which orders are announced; it stays the caller's. */
   constructor(wakeFd: number, events: ReactorEvents) {
     this.#wakeFd = wakeFd;
-    this.#spareFd = duplicateFd(wakeFd);
     this.#events = events;
     this.#watch(wakeFd, () => {
       drainEventFd(wakeFd);
@@ -75,21 +76,24 @@ export class Reactor implements KickWatcher {
 
   /** Accepts the device's front ends, one at a time. */
   listen(device: BlockDevice, listenFd: number): void {
-    const endpoint: Endpoint = { device, listenFd, sessionFd: undefined };
-    this.#endpoints.push(endpoint);
-    this.#watch(listenFd, () => this.#accept(endpoint, listenFd));
+    this.#watchListening(this.#addEndpoint(device, listenFd), listenFd);
   }
 
   /** Serves one connection that exists already. */
   adopt(device: BlockDevice, fd: number): void {
-    const endpoint: Endpoint = { device, listenFd: undefined, sessionFd: undefined };
+    this.#begin(this.#addEndpoint(device, undefined), fd);
+  }
+
+  #addEndpoint(device: BlockDevice, listenFd: number | undefined): Endpoint {
+    const endpoint = { device, listenFd, sessionFd: undefined, acceptAgainAt: undefined };
     this.#endpoints.push(endpoint);
-    this.#begin(endpoint, fd);
+    return endpoint;
   }
 
   watchKick(fd: number): void {
     this.#watch(fd, () => {
-      drainEventFd(fd);
+      // A pipe whose other end is gone would say so for ever.
+      if (drainEventFd(fd) === 0) this.#unwatch(fd);
       this.#sawKick = true;
     });
   }
@@ -119,7 +123,6 @@ export class Reactor implements KickWatcher {
   close(): void {
     for (const endpoint of this.#endpoints) this.#end(endpoint);
     this.#unwatch(this.#wakeFd);
-    closeFd(this.#spareFd);
     this.#epoll.close();
   }
 
@@ -171,7 +174,7 @@ export class Reactor implements KickWatcher {
 
   /** HOT PATH: no allocation. A step of every device's upkeep; how long a sleep may last. */
   #maintain(now: number): number {
-    let millis = -1;
+    let millis = this.#resumeAccepting(now);
     for (let i = 0; i < this.#devices.length; i++) {
       const device = this.#devices[i]!;
       let wait = device.maintain(now);
@@ -195,14 +198,13 @@ export class Reactor implements KickWatcher {
   }
 
   #unwatch(fd: number): void {
-    this.#epoll.remove(fd);
-    this.#handlers.delete(fd);
+    if (this.#handlers.delete(fd)) this.#epoll.remove(fd);
   }
 
   #accept(endpoint: Endpoint, listenFd: number): void {
     const fd = acceptConnection(listenFd);
     if (fd < 0) {
-      if (fd === -EMFILE || fd === -ENFILE) this.#turnAway(endpoint, listenFd);
+      if (fd === -EMFILE || fd === -ENFILE) this.#pauseAccepting(endpoint, listenFd);
       return;
     }
     const { device, sessionFd } = endpoint;
@@ -218,16 +220,31 @@ export class Reactor implements KickWatcher {
   }
 
   /**
-   * No descriptor is left: a connection that stays in the backlog would wake us for ever, so it is
-   * taken with the descriptor kept for this and closed.
+   * No descriptor is left: a connection that waits in the backlog would wake us for ever, so the
+   * socket is left alone for a while.
    */
-  #turnAway(endpoint: Endpoint, listenFd: number): void {
-    closeFd(this.#spareFd);
-    const fd = acceptConnection(listenFd);
-    if (fd >= 0) closeFd(fd);
-    this.#spareFd = duplicateFd(this.#wakeFd);
-    const what = 'connection refused: the limit of open files is reached';
+  #pauseAccepting(endpoint: Endpoint, listenFd: number): void {
+    this.#unwatch(listenFd);
+    endpoint.acceptAgainAt = (monotonicMicros() + ACCEPT_PAUSE_MICROS) | 0;
+    const what = 'connection put off: the limit of open files is reached';
     this.#events.report(endpoint.device.name, 'error', what);
+  }
+
+  /** Milliseconds until a paused socket is looked at again; -1: none is paused. */
+  #resumeAccepting(now: number): number {
+    for (let i = 0; i < this.#endpoints.length; i++) {
+      const endpoint = this.#endpoints[i]!;
+      if (endpoint.acceptAgainAt === undefined || endpoint.listenFd === undefined) continue;
+      const wait = (endpoint.acceptAgainAt - now) | 0;
+      if (wait > 0) return Math.ceil(wait / 1000);
+      endpoint.acceptAgainAt = undefined;
+      this.#watchListening(endpoint, endpoint.listenFd);
+    }
+    return -1;
+  }
+
+  #watchListening(endpoint: Endpoint, listenFd: number): void {
+    this.#watch(listenFd, () => this.#accept(endpoint, listenFd));
   }
 
   #begin(endpoint: Endpoint, fd: number): void {

@@ -25,8 +25,6 @@ export interface KickWatcher {
 export class Ring {
   readonly index: number;
   readonly queue: BlockQueue<PageWindow>;
-  /** Why the guest broke it; told once, until it is started again. */
-  reportedBroken = false;
 
   readonly #watcher: KickWatcher;
   #num = 0;
@@ -113,7 +111,6 @@ export class Ring {
     this.queue.prepare();
     this.queue.ring.start(this.#base, features);
     this.#isStarted = true;
-    this.reportedBroken = false;
     this.signalCall();
   }
 
@@ -171,15 +168,20 @@ export class Ring {
     if (this.#errFd !== undefined) signalEventFd(this.#errFd);
   }
 
-  /** Stops and closes all: the session is over. */
-  close(): void {
+  /** To its beginning, but for the descriptors to signal: they are sent once a session. */
+  reset(): void {
     this.stop();
-    this.setCall(undefined);
-    this.setErr(undefined);
     this.#isEnabled = false;
     this.#num = 0;
     this.#base = 0;
     this.#addresses = undefined;
+  }
+
+  /** The session is over. */
+  close(): void {
+    this.reset();
+    this.setCall(undefined);
+    this.setErr(undefined);
   }
 
   #attach(request: string, addresses: RingAddresses): void {

@@ -31,6 +31,11 @@ const FORGET_STEP_BYTES = 2 ** 26;
 const WINDOW_BYTES_MIN = 2 ** 26;
 /** What a board with every memory slot filled needs; also KVM's number of user slots. */
 export const REGIONS_MAX = 509;
+/**
+ * More is no guest: a window of address space is reserved for every GiB, 5 ms and 10 GiB of the
+ * process's 128 TiB each, and nothing else is served meanwhile.
+ */
+export const GUEST_BYTES_MAX = 2 ** 40;
 const TWO_32 = 2 ** 32;
 
 /** A memory region as vhost-user describes it; all numbers are bytes below 2^53. */
@@ -222,6 +227,12 @@ export class GuestMemory<W extends Window = Window> {
     if (this.#regions.length >= REGIONS_MAX) {
       throw new RefusedError(`expected at most ${REGIONS_MAX} memory regions`);
     }
+    if (this.bytes + region.bytes > GUEST_BYTES_MAX) {
+      throw new RefusedError(
+        `${describe(region)}: expected ${GUEST_BYTES_MAX} bytes of guest memory at most, ` +
+          `got ${this.bytes + region.bytes}`,
+      );
+    }
     for (const other of this.#regions) {
       const apart = (a: number, b: number) => a + region.bytes <= b || b + other.bytes <= a;
       if (
@@ -267,7 +278,7 @@ export class GuestMemory<W extends Window = Window> {
       if (start + bytes <= use.window.bytes) return use;
     }
     const wanted = Math.max(WINDOW_WORK_BYTES + slack + bytes, WINDOW_BYTES_MIN);
-    const window = this.#makeWindow(Math.min(wanted, WINDOW_BYTES_MAX));
+    const window = this.#newWindow(Math.min(wanted, WINDOW_BYTES_MAX));
     const start = WINDOW_WORK_BYTES + bytesToAlignment(window.u8, WINDOW_WORK_BYTES, blockBytes);
     if (start + bytes > window.bytes) {
       throw new RefusedError(`no window of address space for ${bytes} bytes in huge pages`);
@@ -275,6 +286,16 @@ export class GuestMemory<W extends Window = Window> {
     const use = { window, next: WINDOW_WORK_BYTES, parts: 0 };
     this.#uses.push(use);
     return use;
+  }
+
+  #newWindow(bytes: number): W {
+    try {
+      return this.#makeWindow(bytes);
+    } catch (error) {
+      // What WebAssembly.Memory throws when address space or commit limit are used up.
+      if (!(error instanceof RangeError)) throw error;
+      throw new RefusedError(`no address space for ${bytes} bytes of guest memory`);
+    }
   }
 
   #index(parts: Part<W>[]): void {

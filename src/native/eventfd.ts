@@ -27,7 +27,10 @@ export function signalEventFd(fd: number): void {
   c.write(fd, one, 8);
 }
 
-/** HOT PATH: no allocation. Resets the counter; nothing to read is no error. */
-export function drainEventFd(fd: number): void {
-  c.read(fd, drained, 8);
+/**
+ * HOT PATH: no allocation. Resets the counter; nothing to read is no error. Returns what was read:
+ * 8 bytes, -1 for nothing, 0 at the end of a pipe that a peer uses in place of an eventfd.
+ */
+export function drainEventFd(fd: number): number {
+  return c.read(fd, drained, 8);
 }

@@ -49,7 +49,8 @@ export class BlockQueue<W extends Window = Window> {
   readonly #memory: GuestMemory<W>;
   #chain = new DescriptorChain(INDIRECT_ENTRIES_MAX);
   #cursor: ChainCursor<W>;
-  readonly #bytes = new Uint8Array(DISCARD_SEGMENT.SIZE);
+  /** Copies of the header, then of a discard's segments: checked and used as copied. */
+  readonly #bytes = new Uint8Array(DISCARD_SEGMENTS_MAX * DISCARD_SEGMENT.SIZE);
 
   // The request being executed; #isActive while there is one.
   #isActive = false;
@@ -59,7 +60,8 @@ export class BlockQueue<W extends Window = Window> {
   /** Next page of a read or write, and how many are left. */
   #page = 0;
   #pagesLeft = 0;
-  /** Discard, write zeroes: segments left to read, and the range of the current one in sectors. */
+  /** Discard, write zeroes: the next segment, how many are left, and the current one's range. */
+  #segment = 0;
   #segmentsLeft = 0;
   #sector = 0;
   #sectorsLeft = 0;
@@ -152,7 +154,10 @@ export class BlockQueue<W extends Window = Window> {
     this.#statusWindow = cursor.window;
     this.#statusOffset = cursor.offset;
     cursor.toReadable();
-    if (chain.readableBytes < VIRTIO_BLK_REQ.HEADER_BYTES || !this.#readBytes()) {
+    if (
+      chain.readableBytes < VIRTIO_BLK_REQ.HEADER_BYTES ||
+      !this.#readBytes(VIRTIO_BLK_REQ.HEADER_BYTES)
+    ) {
       this.#refuse();
       return true;
     }
@@ -217,13 +222,52 @@ export class BlockQueue<W extends Window = Window> {
     this.#dataBytes = bytes;
   }
 
+  /** All segments are checked before the first is carried out: a refused request changes nothing. */
   #decideSegments(bytes: number): void {
-    const segments = bytes / DISCARD_SEGMENT.SIZE;
-    if (bytes === 0 || bytes % DISCARD_SEGMENT.SIZE !== 0 || segments > DISCARD_SEGMENTS_MAX) {
+    const count = bytes / DISCARD_SEGMENT.SIZE;
+    if (bytes === 0 || bytes % DISCARD_SEGMENT.SIZE !== 0 || count > DISCARD_SEGMENTS_MAX) {
       this.#refuse();
       return;
     }
-    this.#segmentsLeft = segments;
+    if (!this.#readBytes(bytes)) {
+      this.#refuse();
+      return;
+    }
+    for (let i = 0; i < count; i++) {
+      if (!this.#hasKnownFlags(i)) {
+        this.#status = VIRTIO_BLK_S_UNSUPP;
+        return;
+      }
+      if (!this.#isInRange(i)) {
+        this.#refuse();
+        return;
+      }
+    }
+    this.#segment = 0;
+    this.#segmentsLeft = count;
+  }
+
+  /** §5.2.6.2: UNSUPP "if any unknown flag is set", and "for discard commands if the unmap flag". */
+  #hasKnownFlags(segment: number): boolean {
+    const flags = this.#segmentWord(segment, DISCARD_SEGMENT.flags);
+    const known = this.#type === VIRTIO_BLK_T_DISCARD ? 0 : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
+    return (flags & ~known) === 0;
+  }
+
+  #isInRange(segment: number): boolean {
+    const sector = this.#segmentSector(segment);
+    const count = this.#segmentWord(segment, DISCARD_SEGMENT.num_sectors);
+    const sectors = this.#device.slots * SECTORS_PER_PAGE;
+    return count >= 0 && count <= DISCARD_SECTORS_MAX && sector >= 0 && sector + count <= sectors;
+  }
+
+  #segmentWord(segment: number, field: number): number {
+    return readWord(this.#bytes, segment * DISCARD_SEGMENT.SIZE + field);
+  }
+
+  #segmentSector(segment: number): number {
+    const field = DISCARD_SEGMENT.sector;
+    return joinU64(this.#segmentWord(segment, field), this.#segmentWord(segment, field + 4));
   }
 
   /** §5.2.6: 20 bytes; a shorter buffer gets what fits. */
@@ -250,8 +294,8 @@ export class BlockQueue<W extends Window = Window> {
       if (this.#sectorsLeft > 0) {
         this.#clearPages(FREES_PER_PAGE);
         left--;
-      } else if (!this.#nextSegment()) {
-        this.#segmentsLeft = 0;
+      } else {
+        this.#nextSegment();
       }
     }
     if (this.#pagesLeft === 0 && this.#segmentsLeft === 0 && this.#sectorsLeft === 0) {
@@ -283,8 +327,10 @@ export class BlockQueue<W extends Window = Window> {
       ? this.#device.writePage(slot, window, offset)
       : this.#device.readPage(slot, window, offset);
     if (!isDone) this.#fail();
-    // After a failed read too: the cursor must come out behind the page.
-    if (!isWrite && !isWhole && !this.#moveBounce(window, found, false)) this.#refuse();
+    if (isWrite || isWhole) return;
+    // The cursor comes out behind the page; after a failed read the bounce page holds another's.
+    if (!isDone) cursor.skip(PAGE_BYTES - found);
+    else if (!this.#moveBounce(window, found, false)) this.#refuse();
   }
 
   /**
@@ -309,35 +355,14 @@ export class BlockQueue<W extends Window = Window> {
     }
   }
 
-  /** Reads and checks the next segment of a discard or write zeroes. False: the request ends. */
-  #nextSegment(): boolean {
+  #nextSegment(): void {
+    const segment = this.#segment;
+    this.#segment++;
     this.#segmentsLeft--;
-    const bytes = this.#bytes;
-    if (!this.#readBytes()) {
-      this.#refuse();
-      return false;
-    }
-    const flags = readWord(bytes, DISCARD_SEGMENT.flags);
-    const isDiscard = this.#type === VIRTIO_BLK_T_DISCARD;
-    // §5.2.6.2: UNSUPP "if any unknown flag is set", and "for discard commands if the unmap flag".
-    if ((flags & ~VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP) !== 0 || (isDiscard && flags !== 0)) {
-      this.#status = VIRTIO_BLK_S_UNSUPP;
-      return false;
-    }
-    const sector = joinU64(
-      readWord(bytes, DISCARD_SEGMENT.sector),
-      readWord(bytes, DISCARD_SEGMENT.sector + 4),
-    );
-    const count = readWord(bytes, DISCARD_SEGMENT.num_sectors);
-    const sectors = this.#device.slots * SECTORS_PER_PAGE;
-    if (count < 0 || count > DISCARD_SECTORS_MAX || sector < 0 || sector + count > sectors) {
-      this.#refuse();
-      return false;
-    }
-    this.#sector = sector;
-    this.#sectorsLeft = count;
-    this.#unmap = isDiscard || flags !== 0;
-    return true;
+    this.#sector = this.#segmentSector(segment);
+    this.#sectorsLeft = this.#segmentWord(segment, DISCARD_SEGMENT.num_sectors);
+    const flags = this.#segmentWord(segment, DISCARD_SEGMENT.flags);
+    this.#unmap = this.#type === VIRTIO_BLK_T_DISCARD || flags !== 0;
   }
 
   /**
@@ -396,14 +421,13 @@ export class BlockQueue<W extends Window = Window> {
     return false;
   }
 
-  /** The next 16 bytes of the readable part, wherever they lie. */
-  #readBytes(): boolean {
-    const bytes = this.#bytes;
+  /** Copies the next `count` bytes of the readable part, wherever they lie. */
+  #readBytes(count: number): boolean {
     let done = 0;
-    while (done < bytes.length) {
-      const found = this.#cursor.next(bytes.length - done);
+    while (done < count) {
+      const found = this.#cursor.next(count - done);
       if (found === 0) return false;
-      copyBytes(this.#cursor.window!.u8, this.#cursor.offset, bytes, done, found);
+      copyBytes(this.#cursor.window!.u8, this.#cursor.offset, this.#bytes, done, found);
       done += found;
     }
     return true;

@@ -238,6 +238,20 @@ describe('starting and stopping', () => {
     expect(driver.complete()).toHaveLength(1);
   });
 
+  it('RESET_DEVICE keeps the descriptors to signal, which are sent once a session', () => {
+    const { local, frontEnd, driver, fds } = started();
+    frontEnd.order(VHOST_USER.RESET_DEVICE, new Uint8Array(0));
+    frontEnd.setNum(0, driver.ring.size);
+    frontEnd.setAddress(0, driver.ring);
+    frontEnd.setRingFd(VHOST_USER.SET_VRING_KICK, 0, fds.kick);
+    signals(fds.call);
+    frontEnd.setEnabled(0, true);
+    expect(signals(fds.call)).toBe(1);
+    driver.ring.setAvailIdx(17);
+    local.serve();
+    expect(signals(fds.err)).toBe(1);
+  });
+
   it('RESET_DEVICE stops rings for good: they are set up from the beginning', () => {
     const { local, frontEnd, driver, fds } = started();
     frontEnd.setEnabled(0, true);

@@ -7,7 +7,12 @@
 import { readFileSync, readSync, writeSync } from 'node:fs';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { RefusedError, SystemError } from '../../src/base/errors.ts';
-import { GuestMemory, type GuestRegion, REGIONS_MAX } from '../../src/memory/guest-memory.ts';
+import {
+  GUEST_BYTES_MAX,
+  GuestMemory,
+  type GuestRegion,
+  REGIONS_MAX,
+} from '../../src/memory/guest-memory.ts';
 import { WINDOW_BYTES_MAX, WINDOW_WORK_BYTES, Window } from '../../src/memory/window.ts';
 import { createEventFd } from '../../src/native/eventfd.ts';
 import { closeFd, createMemfd } from '../../src/native/fd.ts';
@@ -391,6 +396,22 @@ describe('refused, and nothing changed, is', () => {
     expectRefused(region(GIB, PAGE), `at most ${REGIONS_MAX} memory regions`);
     memory.removeRegion(region(0, PAGE));
     add(GIB, PAGE, 0);
+  });
+
+  it('more memory than a guest has, before any of it is mapped', () => {
+    const huge = createMemfd('huge', GUEST_BYTES_MAX + PAGE);
+    expectRefused(region(0, GUEST_BYTES_MAX + PAGE), 'guest memory at most', huge);
+    add(0, PAGE, 0);
+    expectRefused(region(GIB, GUEST_BYTES_MAX), 'guest memory at most', huge);
+    closeFd(huge);
+  });
+
+  it('a region for which no address space is left', () => {
+    const starved = new GuestMemory<Window>(() => {
+      throw new RangeError('WebAssembly.Memory(): could not allocate memory');
+    });
+    expect(() => starved.addRegion(region(0, PAGE), fd)).toThrow(/no address space for 67108864/);
+    expect(starved.regions).toEqual([]);
   });
 
   it('a descriptor that cannot be mapped', () => {

@@ -196,6 +196,8 @@ describe('IN and OUT', () => {
       expect(failed).toMatchObject({ status: IOERR, len: 0 });
       expectBytes(failed.data.subarray(0, 4096), device.page(10), 'the page before');
       expectBytes(failed.data.subarray(8192), device.page(12), 'the page behind');
+      const untouched = new Set(failed.data.subarray(4096, 8192));
+      expect(untouched.size, 'of the bad page nothing was written').toBe(1);
       expect(local.invalid).toBe(0);
       expectBytes(local.run(read(12, 1)).data, device.page(12));
     },

@@ -4,6 +4,7 @@
  */
 
 import { constants } from 'node:os';
+import { getSystemErrorMap } from 'node:util';
 
 /** By value. Where a value has two names (EAGAIN, EWOULDBLOCK) the first, which libc prefers. */
 const ERRNO_NAMES = new Map(
@@ -17,6 +18,12 @@ export function errnoName(errno: number): string {
   return ERRNO_NAMES.get(errno) ?? `errno ${errno}`;
 }
 
+/** An errno value for people: 2 → `ENOENT (no such file or directory)`. */
+export function errnoText(errno: number): string {
+  const text = getSystemErrorMap().get(-errno)?.[1];
+  return text === undefined ? errnoName(errno) : `${errnoName(errno)} (${text})`;
+}
+
 /**
  * A system call was refused. Policy: at start-up the process exits with the message; on a
  * connection that connection is dropped; on the data path it never appears (errno results do).
@@ -28,7 +35,7 @@ export class SystemError extends Error {
   readonly code: string;
 
   constructor(call: string, errno: number, context?: string) {
-    super(`${context === undefined ? '' : `${context}: `}${call}: ${errnoName(errno)}`);
+    super(`${context === undefined ? '' : `${context}: `}${call}: ${errnoText(errno)}`);
     this.call = call;
     this.errno = errno;
     this.code = errnoName(errno);

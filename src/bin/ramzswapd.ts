@@ -59,6 +59,9 @@ function command(): Command {
         .default('info'),
     )
     .addHelpText('after', '\nSizes take K, M, G, T (powers of 1024). Ends on SIGTERM, status 0.')
+    .configureOutput({
+      outputError: (text, write) => write(text.replace(/^error: /, 'ramzswapd: ')),
+    })
     .exitOverride();
 }
 

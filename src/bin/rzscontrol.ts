@@ -25,6 +25,9 @@ function command(): Command {
     .option('--json', 'print JSON, with sizes in bytes')
     .option('--control-path <path>', "the daemon's control socket", defaultControlPath())
     .addHelpText('after', '\nExit status: 0 done, 1 refused (the reason is on stderr), 2 usage.')
+    .configureOutput({
+      outputError: (text, write) => write(text.replace(/^error: /, 'rzscontrol: ')),
+    })
     .exitOverride();
 }
 

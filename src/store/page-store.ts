@@ -18,6 +18,7 @@
  */
 
 import { assert } from '../base/assert.ts';
+import { errnoText } from '../base/errors.ts';
 import { PAGE_BYTES } from '../base/units.ts';
 import { lzo1xWorstCase } from '../lzo-wasm/lzo1x.ts';
 import type { Arena } from '../xvmalloc/arena.ts';
@@ -292,7 +293,7 @@ export class PageStore {
     this.onTrouble(
       usedPages >= limitPages
         ? `memory limit of ${limitPages * PAGE_BYTES} bytes reached; writes fail until pages are freed`
-        : `no memory for more pages (errno ${lastErrno}); writes fail until some is free`,
+        : `no memory for more pages: ${errnoText(lastErrno)}; writes fail until some is free`,
     );
   }
 }

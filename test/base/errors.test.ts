@@ -26,13 +26,13 @@ describe('errnoName', () => {
 describe('SystemError', () => {
   it('says where, which call and which errno', () => {
     const error = new SystemError('bind', 98, '/run/x.sock');
-    expect(error.message).toBe('/run/x.sock: bind: EADDRINUSE');
+    expect(error.message).toBe('/run/x.sock: bind: EADDRINUSE (address already in use)');
     expect(error).toMatchObject({ name: 'SystemError', call: 'bind', errno: 98 });
     expect(error.code).toBe('EADDRINUSE');
   });
 
   it('leaves the place out when there is none', () => {
-    expect(new SystemError('eventfd', 24).message).toBe('eventfd: EMFILE');
+    expect(new SystemError('eventfd', 24).message).toBe('eventfd: EMFILE (too many open files)');
   });
 });
 

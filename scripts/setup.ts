@@ -15,6 +15,7 @@ type Tool = { packages: string[]; present: () => boolean };
 /** What the code calls a tool → the Debian packages that bring it, and how to see it is there. */
 const TOOLS = {
   'qemu-system-x86_64': program('qemu-system-x86_64', 'qemu-system-x86'),
+  file: program('file', 'file'),
   'qemu-storage-daemon': program('qemu-storage-daemon', 'qemu-system-common'),
   'qemu-img': program('qemu-img', 'qemu-utils'),
   // The C library by itself, because a compiler can be there without it, and static linking needs it.
@@ -37,7 +38,7 @@ const JUDGES = ['lzop', 'lzo-headers'] as const;
 /** What each target of the Makefile needs. */
 const PROFILES = {
   demo: GUEST,
-  check: [...JUDGES, 'qemu-storage-daemon'],
+  check: [...JUDGES, 'qemu-storage-daemon', 'file'],
   test: [...GUEST, 'qemu-img'],
   bench: ['gcc', ...JUDGES],
 } as const satisfies Record<string, readonly ToolName[]>;

@@ -92,8 +92,7 @@ export class Reactor implements KickWatcher {
 
   watchKick(fd: number): void {
     this.#watch(fd, () => {
-      // A pipe whose other end is gone would say so for ever.
-      if (drainEventFd(fd) === 0) this.#unwatch(fd);
+      if (!drainEventFd(fd)) this.#unwatch(fd);
       this.#sawKick = true;
     });
   }

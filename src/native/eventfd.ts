@@ -3,10 +3,12 @@
  * arrives, and a counter that is full already says what we wanted to say.
  */
 
-import { checked, libcFunction } from './libc.ts';
+import { checked, lastErrno, libcFunction } from './libc.ts';
 
 const EFD_CLOEXEC = 0o2000000;
 const EFD_NONBLOCK = 0o4000;
+const EINTR = 4;
+const EAGAIN = 11;
 
 const c = {
   eventfd: libcFunction('int eventfd(unsigned int initval, int flags)'),
@@ -28,9 +30,13 @@ export function signalEventFd(fd: number): void {
 }
 
 /**
- * HOT PATH: no allocation. Resets the counter; nothing to read is no error. Returns what was read:
- * 8 bytes, -1 for nothing, 0 at the end of a pipe that a peer uses in place of an eventfd.
+ * HOT PATH: no allocation. Resets the counter. Returns whether the descriptor can still bring
+ * anything: nothing to read now is no error, but a peer may have sent what is no eventfd at all, a
+ * pipe whose other end is gone, say, which would wake us for ever.
  */
-export function drainEventFd(fd: number): number {
-  return c.read(fd, drained, 8);
+export function drainEventFd(fd: number): boolean {
+  const count = c.read(fd, drained, 8);
+  if (count > 0) return true;
+  const errno = count === 0 ? 0 : lastErrno();
+  return errno === EAGAIN || errno === EINTR;
 }

@@ -1,9 +1,10 @@
 /** eventfd: signals add up, draining empties, nothing ever waits. */
 
-import { readSync, writeSync } from 'node:fs';
+import { openSync, readSync, writeSync } from 'node:fs';
 import { expect, it } from 'vitest';
 import { createEventFd, drainEventFd, signalEventFd } from '../../src/native/eventfd.ts';
 import { closeFd } from '../../src/native/fd.ts';
+import { socketPair } from '../../src/native/socket.ts';
 import { isCloseOnExec, isNonBlocking } from '../models/descriptors.ts';
 
 /** Reads and so resets the counter; 0 when there is nothing to read. */
@@ -62,4 +63,15 @@ it('does not wait when the counter is full', () => {
     signalEventFd(fd);
     expect(counterOf(fd)).toBe(2n ** 64n - 2n);
   });
+});
+
+it('a descriptor at the end of its stream, or one that cannot be read, can bring nothing more', () => {
+  const [ours, theirs] = socketPair();
+  expect(drainEventFd(ours), 'nothing there yet').toBe(true);
+  closeFd(theirs);
+  expect(drainEventFd(ours)).toBe(false);
+  closeFd(ours);
+  const writeOnly = openSync('/dev/null', 'w');
+  expect(drainEventFd(writeOnly)).toBe(false);
+  closeFd(writeOnly);
 });

@@ -19,6 +19,7 @@ import {
   openListeningSocket,
 } from '../device/endpoint.ts';
 import { ReactorThread } from '../device/reactor-thread.ts';
+import { SLOTS_MAX } from '../store/layout.ts';
 import type { DeviceStatus } from './protocol.ts';
 import type { Methods } from './server.ts';
 import { serveControl } from './server.ts';
@@ -57,16 +58,17 @@ export async function runDaemon(options: DaemonOptions): Promise<void> {
   const isConnected = 'fd' in socket && !isListening(socket.fd);
   let connections = 0;
   const sockets: ListeningSocket[] = [];
+  let thread: ReactorThread | undefined;
   const stop = (why: string) => void stopDaemon(thread, sockets, log, why);
-  const thread = await ReactorThread.start([device], {
+  process.once('SIGTERM', () => stop('SIGTERM'));
+  process.once('SIGINT', () => stop('SIGINT'));
+  thread = await ReactorThread.start([device], {
     log: ({ device: name, level, message }) => log[level]({ device: name }, message),
     connection: (_, isNow) => {
       connections = isNow ? 1 : 0;
       if (!isNow && isConnected) stop('the inherited connection has ended');
     },
   });
-  process.once('SIGTERM', () => stop('SIGTERM'));
-  process.once('SIGINT', () => stop('SIGINT'));
   openControl(
     options,
     sockets,
@@ -145,14 +147,14 @@ function throwFault(): never {
 }
 
 async function stopDaemon(
-  thread: ReactorThread,
+  thread: ReactorThread | undefined,
   sockets: readonly ListeningSocket[],
   log: Logger,
   why: string,
 ): Promise<void> {
   log.info(`ending: ${why}`);
   for (const socket of sockets) socket.remove();
-  await thread.stop(STOP_MILLIS_MAX);
+  await thread?.stop(STOP_MILLIS_MAX);
   exitNow(0);
 }
 
@@ -171,8 +173,9 @@ function deviceOptions(options: DaemonOptions, log: Logger): BlockDeviceOptions 
   if (diskBytes < guestPageBytes * 10) {
     throw new RefusedError(`disksize: expected ten pages at least, got ${asked} bytes`);
   }
-  if (diskBytes / PAGE_BYTES > 2 ** 31) {
-    throw new RefusedError(`disksize: expected 8 TiB at most, got ${formatBytes(diskBytes)}`);
+  if (diskBytes / PAGE_BYTES > SLOTS_MAX) {
+    const most = formatBytes(SLOTS_MAX * PAGE_BYTES);
+    throw new RefusedError(`disksize: expected ${most} at most, got ${formatBytes(diskBytes)}`);
   }
   if (diskBytes > 2 * ramBytes) {
     log.warn(`disksize ${formatBytes(diskBytes)} is more than twice ${ram}: 2:1 is what to expect`);

@@ -131,6 +131,7 @@ export class BlockDevice implements BackendHandler {
     this.#session = undefined;
     this.#isLegacy = true;
     this.#ringFeatures = { eventIdx: false, indirect: false };
+    this.#config.setWriteback(true);
   }
 
   // ── Serving ───────────────────────────────────────────────────────────────────────────────────
@@ -290,6 +291,7 @@ export class BlockDevice implements BackendHandler {
   resetDevice(): void {
     for (const ring of this.#rings) ring?.reset();
     this.#ringFeatures = { eventIdx: false, indirect: false };
+    this.#config.setWriteback(true);
     this.#listServed();
   }
 

@@ -10,11 +10,11 @@
  *   sleep: enable kicks, look again, then wait in epoll for kicks, sockets, orders, or time
  */
 
-import { SystemError } from '../base/errors.ts';
+import { errnoText, SystemError } from '../base/errors.ts';
 import { involuntarySwitches, monotonicMicros } from '../native/clock.ts';
 import { EPOLLIN, EPOLLRDHUP, Epoll } from '../native/epoll.ts';
 import { drainEventFd } from '../native/eventfd.ts';
-import { closeFd } from '../native/fd.ts';
+import { closeFd, setNonBlocking } from '../native/fd.ts';
 import { acceptConnection, isPeerGone, peerProcessId } from '../native/socket.ts';
 import { ProtocolError } from '../vhost-user-ts/index.ts';
 import type { BlockDevice } from './block-device.ts';
@@ -29,8 +29,8 @@ const LOOKS_PER_CLOCK = 32;
 const POLLED_RING_MILLIS = 1;
 
 const ACCEPT_PAUSE_MICROS = 500_000;
-const EMFILE = 24;
-const ENFILE = 23;
+/** EINTR, EAGAIN, ECONNABORTED: the connection is gone, or there was none. */
+const PASSING_ERRNOS: ReadonlySet<number> = new Set([4, 11, 103]);
 
 export interface ReactorEvents {
   /** Orders are waiting: the wake-up descriptor was signalled. */
@@ -46,6 +46,8 @@ interface Endpoint {
   sessionFd: number | undefined;
   /** When to accept again (wrapping microseconds); undefined while accepting. */
   acceptAgainAt: number | undefined;
+  /** Why it was paused last: told once. */
+  acceptErrno: number;
 }
 
 export class Reactor implements KickWatcher {
@@ -76,6 +78,8 @@ export class Reactor implements KickWatcher {
 
   /** Accepts the device's front ends, one at a time. */
   listen(device: BlockDevice, listenFd: number): void {
+    // An inherited one may block, and another process may take the connection first.
+    setNonBlocking(listenFd);
     this.#watchListening(this.#addEndpoint(device, listenFd), listenFd);
   }
 
@@ -85,7 +89,13 @@ export class Reactor implements KickWatcher {
   }
 
   #addEndpoint(device: BlockDevice, listenFd: number | undefined): Endpoint {
-    const endpoint = { device, listenFd, sessionFd: undefined, acceptAgainAt: undefined };
+    const endpoint = {
+      device,
+      listenFd,
+      sessionFd: undefined,
+      acceptAgainAt: undefined,
+      acceptErrno: 0,
+    };
     this.#endpoints.push(endpoint);
     return endpoint;
   }
@@ -109,12 +119,11 @@ export class Reactor implements KickWatcher {
   /** Serves until stop(). */
   run(): void {
     for (let turn = 0; !this.#isStopping; turn = (turn + 1) & 0xffff) {
-      if (!this.#serve() && !this.#poll()) {
-        this.#sleep();
-      } else if (turn % TURNS_PER_LOOK === 0) {
-        this.#maintain(monotonicMicros());
-        this.#dispatch(0);
-      }
+      const isBusy = this.#serve() || this.#poll();
+      if (!isBusy && this.#sleep()) continue;
+      if (turn % TURNS_PER_LOOK !== 0) continue;
+      this.#maintain(monotonicMicros());
+      this.#dispatch(0);
     }
   }
 
@@ -158,17 +167,19 @@ export class Reactor implements KickWatcher {
     return found;
   }
 
-  /** HOT PATH: no allocation. */
-  #sleep(): void {
+  /** HOT PATH: no allocation. False: something came, so it neither slept nor looked at sockets. */
+  #sleep(): boolean {
     for (let i = 0; i < this.#devices.length; i++) this.#devices[i]!.enableKicks();
     // Enable, then look again: what came before the driver could see the wish brings no kick.
-    if (!this.#hasWork()) {
+    const isIdle = !this.#hasWork();
+    if (isIdle) {
       const start = monotonicMicros();
       this.#sawKick = false;
       this.#dispatch(this.#maintain(start));
       if (this.#sawKick) this.#policy.slept((monotonicMicros() - start) | 0);
     }
     for (let i = 0; i < this.#devices.length; i++) this.#devices[i]!.disableKicks();
+    return isIdle;
   }
 
   /** HOT PATH: no allocation. A step of every device's upkeep; how long a sleep may last. */
@@ -203,7 +214,7 @@ export class Reactor implements KickWatcher {
   #accept(endpoint: Endpoint, listenFd: number): void {
     const fd = acceptConnection(listenFd);
     if (fd < 0) {
-      if (fd === -EMFILE || fd === -ENFILE) this.#pauseAccepting(endpoint, listenFd);
+      if (!PASSING_ERRNOS.has(-fd)) this.#pauseAccepting(endpoint, listenFd, -fd);
       return;
     }
     const { device, sessionFd } = endpoint;
@@ -219,14 +230,15 @@ export class Reactor implements KickWatcher {
   }
 
   /**
-   * No descriptor is left: a connection that waits in the backlog would wake us for ever, so the
-   * socket is left alone for a while.
+   * Accepting fails for want of descriptors, or for good: what waits in the backlog would wake us
+   * for ever, so the socket is left alone for a while.
    */
-  #pauseAccepting(endpoint: Endpoint, listenFd: number): void {
+  #pauseAccepting(endpoint: Endpoint, listenFd: number, errno: number): void {
     this.#unwatch(listenFd);
     endpoint.acceptAgainAt = (monotonicMicros() + ACCEPT_PAUSE_MICROS) | 0;
-    const what = 'connection put off: the limit of open files is reached';
-    this.#events.report(endpoint.device.name, 'error', what);
+    if (endpoint.acceptErrno === errno) return;
+    endpoint.acceptErrno = errno;
+    this.#events.report(endpoint.device.name, 'error', `connections put off: ${errnoText(errno)}`);
   }
 
   /** Milliseconds until a paused socket is looked at again; -1: none is paused. */
@@ -248,9 +260,16 @@ export class Reactor implements KickWatcher {
 
   #begin(endpoint: Endpoint, fd: number): void {
     const { device } = endpoint;
+    endpoint.acceptErrno = 0;
+    try {
+      this.#watch(fd, () => this.#pollSession(endpoint));
+    } catch (error) {
+      closeFd(fd);
+      this.#events.report(device.name, 'error', `connection refused: ${(error as Error).message}`);
+      return;
+    }
     device.attach(fd);
     endpoint.sessionFd = fd;
-    this.#watch(fd, () => this.#pollSession(endpoint));
     this.#events.connection(device.name, true);
     this.#events.report(device.name, 'info', `front end connected: process ${peerProcessId(fd)}`);
   }

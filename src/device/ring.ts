@@ -46,10 +46,6 @@ export class Ring {
     this.queue = makeQueue(this);
   }
 
-  get isStarted(): boolean {
-    return this.#isStarted;
-  }
-
   /** To be served: started, enabled, in mapped memory and not broken. */
   get isServed(): boolean {
     return (

@@ -32,8 +32,11 @@ interface Exports {
 
 let compiled: WebAssembly.Module | undefined;
 
-/** Compiled once per thread: every further instance over another memory is cheap. */
-function codecModule(): WebAssembly.Module {
+/**
+ * Compiled once per thread: every further instance over another memory is cheap. Called early by
+ * whoever must not find the file missing late.
+ */
+export function codecModule(): WebAssembly.Module {
   if (compiled) return compiled;
   const url = new URL('./lzo1x.wasm', import.meta.url);
   let bytes: Uint8Array<ArrayBuffer>;

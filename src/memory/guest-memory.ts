@@ -27,8 +27,11 @@ const PART_BYTES = 2 ** 30;
 const OVERLAP_BYTES = 2 ** 20;
 /** 16,384 page-table entries: well below a millisecond. */
 const FORGET_STEP_BYTES = 2 ** 26;
-/** Small regions share windows of at least this size: a reservation, not memory. */
-const WINDOW_BYTES_MIN = 2 ** 26;
+/**
+ * Windows come in multiples of this (address space, not memory): small regions share them, and
+ * whatever sizes a front end adds and removes, few windows serve them all again.
+ */
+const WINDOW_STEP_BYTES = 2 ** 26;
 /** What a board with every memory slot filled needs; also KVM's number of user slots. */
 export const REGIONS_MAX = 509;
 /**
@@ -203,8 +206,8 @@ export class GuestMemory<W extends Window = Window> {
       this.#forgetBytes = 0;
       return true;
     }
-    forgetResidentPages(part.window.u8, part.mapOffset + this.#forgetBytes, bytes);
-    this.#forgetBytes += bytes;
+    const isDone = forgetResidentPages(part.window.u8, part.mapOffset + this.#forgetBytes, bytes);
+    this.#forgetBytes = isDone ? this.#forgetBytes + bytes : part.mapBytes;
     return true;
   }
 
@@ -277,7 +280,7 @@ export class GuestMemory<W extends Window = Window> {
       const start = use.next + bytesToAlignment(use.window.u8, use.next, blockBytes);
       if (start + bytes <= use.window.bytes) return use;
     }
-    const wanted = Math.max(WINDOW_WORK_BYTES + slack + bytes, WINDOW_BYTES_MIN);
+    const wanted = roundUp(WINDOW_WORK_BYTES + slack + bytes, WINDOW_STEP_BYTES);
     const window = this.#newWindow(Math.min(wanted, WINDOW_BYTES_MAX));
     const start = WINDOW_WORK_BYTES + bytesToAlignment(window.u8, WINDOW_WORK_BYTES, blockBytes);
     if (start + bytes > window.bytes) {
@@ -330,7 +333,7 @@ function checkAgainstFile(region: GuestRegion, fd: number): number {
     throw new RefusedError(`${describe(region)}: expected addresses below 2^53`);
   }
   if (region.bytes === 0) throw new RefusedError(`${describe(region)}: expected a size, got 0`);
-  const file = fstatSync(fd);
+  const file = fileStatus(fd, region);
   // Pages beyond the end of a file are SIGBUS, which would end the process for every guest.
   if (file.isFile() && region.mmapOffset + region.bytes > file.size) {
     const end = region.mmapOffset + region.bytes;
@@ -342,6 +345,14 @@ function checkAgainstFile(region: GuestRegion, fd: number): number {
   return file.isFile() && file.blksize >= 2 ** 21 && isPowerOfTwo(file.blksize)
     ? file.blksize
     : PAGE_BYTES;
+}
+
+function fileStatus(fd: number, region: GuestRegion) {
+  try {
+    return fstatSync(fd);
+  } catch (error) {
+    throw new RefusedError(`${describe(region)}: its file: ${(error as Error).message}`);
+  }
 }
 
 function isPowerOfTwo(n: number): boolean {

@@ -3,14 +3,24 @@
  * of an arena. Sparse: only touched or reserved pages hold memory.
  */
 
-import { PAGE_BYTES, roundUp } from '../base/units.ts';
-import { createMemfd } from '../native/fd.ts';
+import { SystemError } from '../base/errors.ts';
+import { formatBytes, PAGE_BYTES, roundUp } from '../base/units.ts';
+import { closeFd, createMemfd, reserveRange } from '../native/fd.ts';
 import { mapFileOver } from '../native/mapping.ts';
 import { Window } from './window.ts';
 
 /** A memory file of `bytes`, all holes; it lives as long as its fd and its mappings. */
 export function createMemoryFile(name: string, bytes: number): number {
   return createMemfd(name, bytes);
+}
+
+/** The same with all its memory reserved, so that no later touch can fail. SystemError without. */
+export function createReservedMemoryFile(name: string, bytes: number): number {
+  const fd = createMemfd(name, bytes);
+  const result = reserveRange(fd, 0, bytes);
+  if (result === 0) return fd;
+  closeFd(fd);
+  throw new SystemError('fallocate', -result, `${name}: ${formatBytes(bytes)}`);
 }
 
 /** Maps `bytes` of `fd` from `fileOffset` at offset 0 of a window of its own (no work area). */

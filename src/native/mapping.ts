@@ -10,7 +10,7 @@
 import { assert } from '../base/assert.ts';
 import { SystemError } from '../base/errors.ts';
 import { PAGE_BYTES } from '../base/units.ts';
-import { addressOf, checked, lastErrno, libcFunction } from './libc.ts';
+import { addressOf, lastErrno, libcFunction } from './libc.ts';
 
 const PROT_READ_WRITE = 3;
 const MAP_SHARED = 0x01;
@@ -53,11 +53,11 @@ export function mapAnonymousOver(view: Uint8Array, offset: number, length: numbe
 
 /**
  * Drops this process's page-table entries for a range of a shared file mapping. The file keeps its
- * contents; the next touch maps the page again.
+ * contents; the next touch maps the page again. False where the kernel will not (locked memory).
  */
-export function forgetResidentPages(view: Uint8Array, offset: number, length: number): void {
+export function forgetResidentPages(view: Uint8Array, offset: number, length: number): boolean {
   const target = mappableRange(view, offset, length);
-  checked('madvise', () => c.madvise(target, length, MADV_DONTNEED));
+  return c.madvise(target, length, MADV_DONTNEED) === 0;
 }
 
 /** The bytes to add to `offset` so that its address becomes a multiple of `alignment`. */

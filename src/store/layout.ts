@@ -11,7 +11,7 @@
 
 import { assert } from '../base/assert.ts';
 import { PAGE_BYTES, roundUp } from '../base/units.ts';
-import type { Window } from '../memory/window.ts';
+import { WINDOW_BYTES_MAX, type Window } from '../memory/window.ts';
 import {
   ARENA_GAUGE,
   ARENA_PAGES_MAX,
@@ -69,6 +69,13 @@ export function storeLayout(slots: number): StoreLayout {
     table,
   };
 }
+
+/** The largest disk in pages: its table and the rest fit one window. About 2 TiB. */
+export const SLOTS_MAX =
+  Math.floor((WINDOW_BYTES_MAX - storeLayout(ARENA_PAGES_MAX).table) / PAGE_BYTES) *
+  (PAGE_BYTES / 4);
+
+assert(storeLayout(SLOTS_MAX).bytes <= WINDOW_BYTES_MAX, 'the largest disk fits its window');
 
 /** Views of the counters and gauges in a mapped header page, for any thread. */
 export function headerFigures(header: Window): { counters: Float64Array; gauges: Float64Array } {

@@ -4,7 +4,11 @@
  */
 
 import { PAGE_BYTES } from '../base/units.ts';
-import { createMemoryFile, mapFileWindow } from '../memory/memory-file.ts';
+import {
+  createMemoryFile,
+  createReservedMemoryFile,
+  mapFileWindow,
+} from '../memory/memory-file.ts';
 import { Arena } from '../xvmalloc/arena.ts';
 import { Xvmalloc } from '../xvmalloc/xvmalloc.ts';
 import { arenaState, HEADER, HEADER_MAGIC, headerFigures, storeLayout } from './layout.ts';
@@ -23,7 +27,7 @@ export interface MappedStore {
 /** A new, empty store of `slots` pages. */
 export function mapStore(slots: number): MappedStore {
   const layout = storeLayout(slots);
-  const fd = createMemoryFile('ramzswap-table', layout.bytes);
+  const fd = createReservedMemoryFile('ramzswap-table', layout.bytes);
   const file = mapFileWindow(fd, 0, layout.bytes);
   const { buffer } = file.memory;
   file.i32[HEADER.magic >> 2] = HEADER_MAGIC;

@@ -20,7 +20,7 @@
 import { assert } from '../base/assert.ts';
 import { errnoText } from '../base/errors.ts';
 import { PAGE_BYTES } from '../base/units.ts';
-import { lzo1xWorstCase } from '../lzo-wasm/lzo1x.ts';
+import { codecModule, lzo1xWorstCase } from '../lzo-wasm/lzo1x.ts';
 import type { Arena } from '../xvmalloc/arena.ts';
 import { PAGE_RAW } from '../xvmalloc/arena.ts';
 import {
@@ -72,6 +72,8 @@ export class PageStore {
   #isDamageReported = false;
 
   constructor(options: PageStoreOptions) {
+    // Now, not at the first guest's page: a file that is missing must be a refusal at start.
+    codecModule();
     this.slots = options.slots;
     this.mapped = mapStore(options.slots);
     this.#table = this.mapped.table;

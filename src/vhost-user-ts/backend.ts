@@ -92,8 +92,13 @@ export interface BackendHandler {
 export class BackendSession {
   readonly #connection: Connection;
   readonly #handler: BackendHandler;
-  #protocolFeatures = 0n;
+  /**
+   * Undefined until SET_PROTOCOL_FEATURES: QEMU 7.2 may resume a session with a restarted back end
+   * without any handshake, and means what it negotiated with the one before.
+   */
+  #protocolFeatures: bigint | undefined;
   #backendChannel: Connection | undefined;
+  readonly #refusedRequests = new Set<number>();
 
   /** Takes ownership of a connected, non-blocking socket. */
   constructor(fd: number, handler: BackendHandler) {
@@ -145,9 +150,10 @@ export class BackendSession {
   /** Runs one request and replies. Descriptors that nobody took are closed, whatever happens. */
   #handle(message: Message): void {
     const { request, fds } = message;
-    const wantsReply =
-      (message.flags & FLAG_NEED_REPLY) !== 0 &&
+    const hasReplyAck =
+      this.#protocolFeatures === undefined ||
       (this.#protocolFeatures & VHOST_USER_PROTOCOL_F.REPLY_ACK) !== 0n;
+    const wantsReply = hasReplyAck && (message.flags & FLAG_NEED_REPLY) !== 0;
     try {
       const reply = this.#dispatch(message);
       if (reply !== undefined) this.#connection.send(request, FLAG_REPLY, reply);
@@ -156,13 +162,20 @@ export class BackendSession {
       const reason = refusal(error, request);
       if (!wantsReply || REPLIES_WITH_PAYLOAD.has(request)) throw reason;
       this.#connection.send(request, FLAG_REPLY, encodeU64(1n));
-      this.onRefusal(reason.message);
+      this.#refused(request, reason.message);
     } finally {
       for (const fd of fds) closeFd(fd);
     }
   }
 
-  /** Called when a request was refused and the front end told so: for the log. */
+  /** Tells of the first refusal of each kind: a guest can cause any number of them. */
+  #refused(request: number, reason: string): void {
+    if (this.#refusedRequests.has(request)) return;
+    this.#refusedRequests.add(request);
+    this.onRefusal(reason);
+  }
+
+  /** Called once a session for each kind of request that was refused: for the log. */
   onRefusal: (reason: string) => void = () => {};
 
   /** Carries out a request: the payload to reply with, or undefined. */

@@ -8,7 +8,7 @@
 
 import { errnoName } from '../base/errors.ts';
 import { closeFd } from '../native/fd.ts';
-import { receiveWithFds, sendWithFds } from '../native/socket.ts';
+import { FDS_PER_MESSAGE_MAX, receiveWithFds, sendWithFds } from '../native/socket.ts';
 import { ProtocolError } from './errors.ts';
 import { encodeMessage, type Message } from './messages.ts';
 import {
@@ -57,6 +57,11 @@ export class Connection {
       if (count === -EAGAIN) return undefined;
       if (count === 0 || count === -ECONNRESET) return 'closed';
       if (count < 0) throw new ProtocolError(`receive: ${errnoName(-count)}`);
+      if (this.#fds.length > FDS_PER_MESSAGE_MAX) {
+        throw new ProtocolError(
+          `message: expected ${FDS_PER_MESSAGE_MAX} file descriptors at most, got ${this.#fds.length}`,
+        );
+      }
       this.#received += count;
     }
   }

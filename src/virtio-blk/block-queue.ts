@@ -100,7 +100,7 @@ export class BlockQueue<W extends Window = Window> {
 
   /**
    * Gives up the request being executed: it will be popped again. Pages already moved are moved
-   * again then, which changes nothing.
+   * again then: the same data, counted twice.
    */
   suspend(): void {
     if (!this.#isActive) return;
@@ -386,7 +386,8 @@ export class BlockQueue<W extends Window = Window> {
   #clearPart(slot: number, sector: number, count: number): void {
     if (this.#type === VIRTIO_BLK_T_DISCARD) return;
     const unit = PAGE_BYTES / SECTORS_PER_PAGE;
-    const [from, to] = [sector * unit, (sector + count) * unit];
+    const from = sector * unit;
+    const to = (sector + count) * unit;
     const window = this.#statusWindow!;
     if (!this.#device.zeroPartOfPage(slot, from, to, window, WINDOW_BOUNCE_OFFSET)) this.#fail();
   }

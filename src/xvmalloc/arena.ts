@@ -54,7 +54,7 @@ export interface ArenaState {
 }
 
 export class Arena {
-  /** Word views of the segments mapped so far, by segment number. */
+  /** Word views of the segments, by segment number. */
   readonly segments: Int32Array[] = [];
   /** Pages that may be in use at once (pool and raw): a hard limit, changeable. */
   limitPages: number;
@@ -74,7 +74,7 @@ export class Arena {
   #spareLow = 0;
 
   /** `fd`: a memory file of `pages` × 4096 bytes, all holes; `state`: zeroed. */
-  constructor(fd: number, pages: number, state: ArenaState, limitPages = pages) {
+  constructor(fd: number, pages: number, state: ArenaState, limitPages = pages - 1) {
     assert(pages % PAGES_PER_BLOCK === 0 && pages <= ARENA_PAGES_MAX, 'an arena is whole blocks');
     const blocks = pages / PAGES_PER_BLOCK;
     const treeWords = BitTree.wordsFor(blocks);
@@ -86,6 +86,8 @@ export class Arena {
     this.#room = new BitTree(state.words.subarray(blocks + treeWords), blocks);
     this.#gauges = state.gauges;
     this.limitPages = limitPages;
+    // All at once: address space only, and to have none is a refusal at start, not in a write.
+    for (let first = 0; first < pages; first += SEGMENT_PAGES) this.#mapSegment(first);
     for (let block = 0; block < blocks; block++) this.#room.add(block);
     // Page 0 counts as used for ever, and is reserved when its block is.
     this.#blocks[0] = 1;
@@ -209,8 +211,6 @@ export class Arena {
       this.lastErrno = -result;
       return -1;
     }
-    const segment = (block * PAGES_PER_BLOCK) >> SEGMENT_PAGES_SHIFT;
-    while (this.segments.length <= segment) this.#mapSegment(this.segments.length);
     const state = this.#blocks[block]!;
     const added = popCount(~(state >>> 16) & BLOCK_FULL);
     this.#blocks[block] = state | (BLOCK_FULL << 16);
@@ -222,8 +222,7 @@ export class Arena {
     return block;
   }
 
-  #mapSegment(segment: number): void {
-    const first = segment * SEGMENT_PAGES;
+  #mapSegment(first: number): void {
     const pages = Math.min(SEGMENT_PAGES, this.#pages - first);
     const window = mapFileWindow(this.#fd, first * PAGE_BYTES, pages * PAGE_BYTES);
     this.segments.push(window.i32);

@@ -136,7 +136,10 @@ describe('guest memory', () => {
       bytes: (4 << 20) + 4096,
     };
     expectRefused(() => frontEnd.addRegion(larger, local.ram.fd), local, /expected a file of/);
-    expectRefused(() => frontEnd.addRegion(region!, local.ram.fd), local, /overlaps/);
+    // A second refusal of the same kind is not told again: a guest can cause any number.
+    const told = local.reports.length;
+    expect(() => frontEnd.addRegion(region!, local.ram.fd)).toThrow();
+    expect(local.reports).toHaveLength(told);
     expectRefused(() => frontEnd.removeRegion(larger), local, /no such memory region/);
     frontEnd.setEnabled(0, true);
     flushRequest(driver);

@@ -29,8 +29,9 @@ bench: build ## speed of the codec beside liblzo2
 	@$(TSX) scripts/setup.ts bench
 	$(TSX) scripts/bench-codec.ts
 
-fuzz: build ## longer runs of the property tests, with new seeds
-	FUZZ=1 npx vitest run --project unit test/lzo-wasm test/virtio test/virtio-blk test/vhost-user-ts test/xvmalloc test/store
+fuzz: build ## seeded fuzzers, FUZZ_SECONDS long (120)
+	@$(TSX) scripts/setup.ts check
+	$(TSX) scripts/fuzz.ts --seconds $(or $(FUZZ_SECONDS),120)
 
 build: dist/.stamp ## dist/bin/ramzswapd.js and dist/bin/rzscontrol.js
 

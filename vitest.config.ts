@@ -14,7 +14,7 @@ export default defineConfig({
           name: 'unit',
           include: ['test/**/*.test.ts'],
           exclude: ['test/guests/**'],
-          testTimeout: 60_000,
+          testTimeout: 120_000,
         },
       },
       {

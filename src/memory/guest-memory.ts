@@ -334,17 +334,17 @@ function checkAgainstFile(region: GuestRegion, fd: number): number {
   }
   if (region.bytes === 0) throw new RefusedError(`${describe(region)}: expected a size, got 0`);
   const file = fileStatus(fd, region);
-  // Pages beyond the end of a file are SIGBUS, which would end the process for every guest.
-  if (file.isFile() && region.mmapOffset + region.bytes > file.size) {
+  // Pages beyond the end of a file are SIGBUS, which would end the process for every guest; of a
+  // device nothing says where it ends.
+  if (!file.isFile()) throw new RefusedError(`${describe(region)}: expected a regular file`);
+  if (region.mmapOffset + region.bytes > file.size) {
     const end = region.mmapOffset + region.bytes;
     throw new RefusedError(
       `${describe(region)}: expected a file of ${end} bytes, got ${file.size}`,
     );
   }
   // Only hugetlbfs reports a block larger than a megabyte; elsewhere it is a hint about I/O.
-  return file.isFile() && file.blksize >= 2 ** 21 && isPowerOfTwo(file.blksize)
-    ? file.blksize
-    : PAGE_BYTES;
+  return file.blksize >= 2 ** 21 && isPowerOfTwo(file.blksize) ? file.blksize : PAGE_BYTES;
 }
 
 function fileStatus(fd: number, region: GuestRegion) {

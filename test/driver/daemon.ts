@@ -48,6 +48,8 @@ export class Daemon {
   readonly socketPath: string;
   readonly child: Child;
   stderr = '';
+  /** What Node itself prints: --trace-gc. */
+  stdout = '';
 
   private constructor(folder: { path: string; remove: () => void }, child: Child, path: string) {
     this.folder = folder;
@@ -56,6 +58,9 @@ export class Daemon {
     child.stderr?.on('data', (chunk: Buffer) => {
       this.stderr += chunk.toString();
     });
+    child.stdout?.on('data', (chunk: Buffer) => {
+      this.stdout += chunk.toString();
+    });
   }
 
   /** Starts a daemon that listens in a folder of its own, and waits for its socket. */
@@ -63,10 +68,11 @@ export class Daemon {
     args: readonly string[] = [],
     env = {},
     folder = makeFolder(),
+    nodeFlags: readonly string[] = [],
   ): Promise<Daemon> {
     const path = join(folder.path, 'vhost.sock');
     const all = ['--socket-path', path, '--disksize', '64M', ...args];
-    const child = execa(process.execPath, [RAMZSWAPD, ...all], {
+    const child = execa(process.execPath, [...nodeFlags, RAMZSWAPD, ...all], {
       reject: false,
       stdin: 'ignore',
       env,

@@ -16,13 +16,14 @@ import { socketPair } from './sockets.ts';
 
 export class LocalDevice implements KickWatcher {
   readonly device: BlockDevice;
-  readonly ram = new GuestRam(4 << 20);
+  readonly ram: GuestRam;
   readonly reports: string[] = [];
   readonly watched = new Set<number>();
   frontEnd: FrontEnd;
   readonly #fds: number[] = [];
 
-  constructor(options: Partial<BlockDeviceOptions> = {}) {
+  constructor(options: Partial<BlockDeviceOptions> = {}, ram = new GuestRam(4 << 20)) {
+    this.ram = ram;
     const all = { name: 'ramzswap0', diskBytes: 1 << 20, guestPageBytes: 4096, numQueues: 4 };
     this.device = new BlockDevice({ ...all, ...options }, this, (level, message) => {
       this.reports.push(`${level}: ${message}`);

@@ -1,0 +1,116 @@
+/**
+ * The long versions of tests, for a whole afternoon or a new machine. Each prints its seed; the same
+ * seed gives the same requests again.
+ *
+ *   tsx scripts/stress.ts model --operations 1000000 [--seed N]   random requests against a model
+ *   tsx scripts/stress.ts races --seconds 300        rings stopped, front ends gone, under load
+ *   tsx scripts/stress.ts kicks --rounds 10000000    both sides of a ring, kicks and interrupts
+ *   tsx scripts/stress.ts bursts --rounds 1000000    the same with a daemon, eventfds and sleeps
+ */
+
+import { parseArgs } from 'node:util';
+import { Daemon, sleep } from '../test/driver/daemon.ts';
+import { runBursts } from '../test/models/kick-bursts.ts';
+import { runDuel } from '../test/models/kick-duel.ts';
+import { MODEL_DAEMON_ARGS, runModel } from '../test/models/model-run.ts';
+import {
+  memoryOf,
+  openFdsOf,
+  RACE_DAEMON_ARGS,
+  runReconnects,
+  runRingRaces,
+} from '../test/models/race-run.ts';
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    operations: { type: 'string', default: '1000000' },
+    seconds: { type: 'string', default: '60' },
+    rounds: { type: 'string', default: '10000000' },
+    seed: { type: 'string', default: `${Date.now() >>> 0}` },
+  },
+});
+const seed = Number(values.seed);
+const start = Date.now();
+const elapsed = () => `${((Date.now() - start) / 1000).toFixed(1)} s`;
+
+async function withDaemon<T>(args: readonly string[], use: (daemon: Daemon) => Promise<T>) {
+  const daemon = await Daemon.start(args);
+  try {
+    return await use(daemon);
+  } finally {
+    await daemon.stop();
+  }
+}
+
+async function model(): Promise<string> {
+  let told = 0;
+  const options = {
+    seed,
+    operations: Number(values.operations),
+    onProgress(operations: number) {
+      if (operations - told < 100_000) return;
+      told = operations;
+      console.log(`${operations} operations, ${elapsed()}`);
+    },
+  };
+  const { operations, statistics } = await withDaemon(MODEL_DAEMON_ARGS, (daemon) =>
+    runModel(daemon, options),
+  );
+  console.log(JSON.stringify(statistics));
+  return `${operations} operations without a difference`;
+}
+
+/** Half of the time for rings that change in a session, half for sessions that end. */
+async function races(): Promise<string> {
+  const millis = Number(values.seconds) * 500;
+  return withDaemon(RACE_DAEMON_ARGS, async (daemon) => {
+    console.log(JSON.stringify(runRingRaces(daemon, seed, millis)));
+    return `${JSON.stringify(await reconnects(millis))}, nothing lost`;
+  });
+}
+
+/** On a daemon of its own: pages of the ring races would be none of the versions expected. */
+function reconnects(millis: number) {
+  return withDaemon(RACE_DAEMON_ARGS, async (daemon) => {
+    const before = openFdsOf(daemon.pid);
+    const end = Date.now() + millis;
+    const figures = runReconnects(daemon, seed, () => Date.now() > end);
+    await sleep(500);
+    const rssMiB = Math.round(memoryOf(daemon.pid, 'VmRSS') / 2 ** 20);
+    const vszGiB = Math.round(memoryOf(daemon.pid, 'VmSize') / 2 ** 30);
+    return { ...figures, fds: [before, openFdsOf(daemon.pid)], rssMiB, vszGiB };
+  });
+}
+
+/** Half of the rounds with event indices, half with flags. */
+async function kicks(): Promise<string> {
+  const rounds = Number(values.rounds) / 2;
+  for (const eventIdx of [true, false]) {
+    const result = await runDuel({ seed, rounds, eventIdx });
+    console.log(`event index ${eventIdx}: ${JSON.stringify(result)}`);
+    if (result.lost !== undefined) throw new Error(`${result.lost} lost, round ${result.rounds}`);
+  }
+  return `${2 * rounds} rounds, no wake-up lost`;
+}
+
+async function bursts(): Promise<string> {
+  const rounds = Number(values.rounds) / 2;
+  return withDaemon(['--log-level', 'warn'], async (daemon) => {
+    for (const eventIdx of [true, false]) {
+      const figures = await runBursts(daemon, { seed, eventIdx, rounds });
+      console.log(`event index ${eventIdx}: ${JSON.stringify(figures)}`);
+    }
+    return `${2 * rounds} rounds, no wake-up lost`;
+  });
+}
+
+const PROGRAMS: Record<string, () => Promise<string>> = { model, races, kicks, bursts };
+
+const program = PROGRAMS[positionals[0] ?? ''];
+if (program === undefined) {
+  console.error(`expected one of ${Object.keys(PROGRAMS).join(', ')}`);
+  process.exit(2);
+}
+console.log(`${positionals[0]}, --seed ${seed}`);
+console.log(`${await program()}, ${elapsed()}`);

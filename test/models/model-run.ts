@@ -1,0 +1,77 @@
+/**
+ * The random program of device-program.ts against a daemon: through the real socket, with new
+ * sessions in between, statistics over the control socket after every batch. Tests run a short one,
+ * scripts/stress.ts a long one.
+ */
+
+import { ControlClient } from '../../src/control/client.ts';
+import type { Statistics } from '../../src/store/statistics.ts';
+import type { Daemon } from '../driver/daemon.ts';
+import { MultiQueueGuest } from '../driver/multi-queue.ts';
+import { DeviceProgram } from './device-program.ts';
+
+const PAGE_BYTES = 4096;
+const NAME = 'ramzswap0';
+/** A ring as large as its table, QEMU's, and one that only just holds the depth. */
+const RING_SIZES = [1024, 256, 128, 32];
+/** Then the front end goes and another comes, with other features and other indices. */
+const BATCHES_PER_SESSION = 64;
+
+export const MODEL_DISK_BYTES = 32 << 20;
+export const MODEL_DAEMON_ARGS = [
+  ...['--disksize', `${MODEL_DISK_BYTES >> 20}M`],
+  ...['--num-queues', `${RING_SIZES.length}`, '--log-level', 'warn'],
+];
+
+export interface ModelRunOptions {
+  readonly seed: number;
+  readonly operations: number;
+  readonly onProgress?: (operations: number) => void;
+}
+
+/** Runs the program on a fresh daemon; throws at the first difference. Returns what was done. */
+export async function runModel(
+  daemon: Daemon,
+  { seed, operations, onProgress = () => {} }: ModelRunOptions,
+): Promise<{ operations: number; statistics: Statistics }> {
+  const control = await ControlClient.connect(daemon.controlPath);
+  let guest = connect(daemon, 0, 0);
+  try {
+    const header = readPageZero(guest);
+    const slots = MODEL_DISK_BYTES / PAGE_BYTES;
+    const program = new DeviceProgram({ seed, slots, name: NAME, header });
+    // The read of the header counts too.
+    program.model.apply({ kind: 'read', sector: 0n, pages: 1 });
+    for (let batch = 1; ; batch++) {
+      program.submit(guest.queues.map(({ driver }) => driver));
+      for (const { driver } of guest.queues) driver.flush();
+      guest.completeAll(({ index }, done) => program.take(index, done));
+      const statistics = await control.call<Statistics>('statistics', { device: NAME });
+      program.compareStatistics(statistics);
+      onProgress(program.operations);
+      if (program.operations >= operations) return { operations: program.operations, statistics };
+      if (batch % BATCHES_PER_SESSION !== 0) continue;
+      guest.close();
+      guest = connect(daemon, batch / BATCHES_PER_SESSION, program.random.below(65536));
+    }
+  } finally {
+    guest.close();
+    control.close();
+  }
+}
+
+function connect(daemon: Daemon, session: number, startIndex: number): MultiQueueGuest {
+  const queues = RING_SIZES.map((size, i) => ({ size, startIndex: (startIndex + i) & 0xffff }));
+  return MultiQueueGuest.connect(daemon.socketPath, { queues, eventIdx: session % 2 === 0 });
+}
+
+function readPageZero(guest: MultiQueueGuest): Uint8Array {
+  const { driver } = guest.queues[0]!;
+  driver.submit({ type: 0, sector: 0, inBytes: PAGE_BYTES });
+  driver.flush();
+  let page: Uint8Array = new Uint8Array(0);
+  guest.completeAll((_, done) => {
+    page = done.data;
+  });
+  return page;
+}

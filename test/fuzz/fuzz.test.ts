@@ -24,7 +24,7 @@ import { FUZZ_TARGETS } from './targets.ts';
 
 const FIXED_SEED = 20090917;
 const FRESH_SEED = Math.floor(Math.random() * 2 ** 31);
-const RUN_MILLIS_MAX = 1500;
+const RUN_MILLIS_MAX = 1000;
 const CASES: Record<string, number> = {
   codec: 5000,
   rings: 1500,

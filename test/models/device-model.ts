@@ -1,8 +1,8 @@
 /**
  * What a block device is, told simply: requests in, expected completions out, every page and every
- * counter kept in the most obvious way. And a generator of requests for it: all kinds, valid and
- * not, in any layout. The order of a queue is the order of its requests; requests of different
- * queues in flight together are given different pages.
+ * counter kept in the most obvious way. The order of a queue is the order of its requests; requests
+ * of different queues in flight together must not touch the same pages. device-program.ts makes the
+ * requests.
  */
 
 import type { Statistics } from '../../src/store/statistics.ts';

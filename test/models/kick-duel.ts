@@ -1,9 +1,9 @@
 /**
  * Both sides of a ring racing in two processes, as fast as they go: the driver here, the device in
- * a child (kick-duel-device.ts), each with a mapping of its own of the same memory. Nobody sleeps in
- * the kernel: a kick is a counter, and waiting is looking at that counter alone, so an enable and a
- * publication meet within nanoseconds, millions of times a minute. Whoever waits while there is
- * something for it, and is not signalled within LOST_MILLIS, has lost a wake-up.
+ * a child (kick-duel-device.ts), each with a mapping of its own of the same memory. A kick is a
+ * counter, and waiting is looking at that counter alone, without a sleep as long as it is short: an
+ * enable and a publication meet within nanoseconds, millions of times a minute. Whoever waits while
+ * there is something for it, and is not signalled within LOST_MILLIS, has lost a wake-up.
  */
 
 import { spawn } from 'node:child_process';

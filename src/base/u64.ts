@@ -26,3 +26,8 @@ export function lowHalf(value: number): number {
 export function highHalf(value: number): number {
   return Math.floor(value / TWO_32) | 0;
 }
+
+/** HOT PATH: no allocation. A little-endian half at any byte address, as a signed 32-bit integer. */
+export function readHalf(bytes: Uint8Array, at: number): number {
+  return bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24);
+}

@@ -61,7 +61,8 @@ export interface BlockDeviceOptions {
 }
 
 /** What a device tells the control thread: once per change of state, never per request. */
-export type Report = (level: 'info' | 'warn' | 'error', message: string) => void;
+export type Report = (level: ReportLevel, message: string) => void;
+export type ReportLevel = 'info' | 'warn' | 'error';
 
 export class BlockDevice implements BackendHandler {
   readonly name: string;

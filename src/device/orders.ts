@@ -3,7 +3,7 @@
  * Plain data; file descriptors are numbers, valid in both, because threads share them.
  */
 
-import type { BlockDeviceOptions } from './block-device.ts';
+import type { BlockDeviceOptions, ReportLevel } from './block-device.ts';
 
 /** How a reactor thread begins. */
 export interface ReactorOptions {
@@ -27,6 +27,6 @@ export type ReactorReport =
   | {
       readonly kind: 'log';
       readonly device: string;
-      readonly level: 'info' | 'warn' | 'error';
+      readonly level: ReportLevel;
       readonly message: string;
     };

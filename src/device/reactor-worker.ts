@@ -7,7 +7,7 @@ import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_thread
 import { assert } from '../base/assert.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
 import { abortWith } from '../native/process.ts';
-import { BlockDevice } from './block-device.ts';
+import { BlockDevice, type ReportLevel } from './block-device.ts';
 import type { Order, ReactorOptions, ReactorReport } from './orders.ts';
 import { Reactor } from './reactor.ts';
 
@@ -28,7 +28,7 @@ function main(): void {
   });
   try {
     for (const each of options.devices) {
-      const report = (level: 'info' | 'warn' | 'error', message: string) =>
+      const report = (level: ReportLevel, message: string) =>
         post({ kind: 'log', device: each.name, level, message });
       const device = new BlockDevice(each, reactor, report);
       devices.set(each.name, device);

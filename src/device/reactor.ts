@@ -17,7 +17,7 @@ import { drainEventFd } from '../native/eventfd.ts';
 import { closeFd, setNonBlocking } from '../native/fd.ts';
 import { acceptConnection, isPeerGone, peerProcessId } from '../native/socket.ts';
 import { ProtocolError } from '../vhost-user-ts/index.ts';
-import type { BlockDevice } from './block-device.ts';
+import type { BlockDevice, ReportLevel } from './block-device.ts';
 import { PollPolicy } from './poll-policy.ts';
 import type { KickWatcher } from './ring.ts';
 
@@ -35,7 +35,7 @@ const PASSING_ERRNOS: ReadonlySet<number> = new Set([4, 11, 103]);
 export interface ReactorEvents {
   /** Orders are waiting: the wake-up descriptor was signalled. */
   takeOrders(): void;
-  report(device: string, level: 'info' | 'warn' | 'error', message: string): void;
+  report(device: string, level: ReportLevel, message: string): void;
   /** A connection has begun or ended. */
   connection(device: string, isConnected: boolean): void;
 }

@@ -8,7 +8,7 @@
  * HOT PATH throughout: no allocation, no BigInt, no closures, no await.
  */
 
-import { joinU64 } from '../base/u64.ts';
+import { joinU64, readHalf } from '../base/u64.ts';
 import { PAGE_BYTES, SECTORS_PER_PAGE } from '../base/units.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { WINDOW_BOUNCE_OFFSET, type Window } from '../memory/window.ts';
@@ -161,7 +161,7 @@ export class BlockQueue<W extends Window = Window> {
       this.#refuse();
       return true;
     }
-    this.#type = readWord(this.#bytes, VIRTIO_BLK_REQ.type);
+    this.#type = readHalf(this.#bytes, VIRTIO_BLK_REQ.type);
     this.#decide();
     return true;
   }
@@ -203,8 +203,8 @@ export class BlockQueue<W extends Window = Window> {
   }
 
   #decideTransfer(bytes: number): void {
-    const lo = readWord(this.#bytes, VIRTIO_BLK_REQ.sector);
-    const hi = readWord(this.#bytes, VIRTIO_BLK_REQ.sector + 4);
+    const lo = readHalf(this.#bytes, VIRTIO_BLK_REQ.sector);
+    const hi = readHalf(this.#bytes, VIRTIO_BLK_REQ.sector + 4);
     const pages = bytes / PAGE_BYTES;
     const sector = joinU64(lo, hi);
     const page = sector / SECTORS_PER_PAGE;
@@ -262,7 +262,7 @@ export class BlockQueue<W extends Window = Window> {
   }
 
   #segmentWord(segment: number, field: number): number {
-    return readWord(this.#bytes, segment * DISCARD_SEGMENT.SIZE + field);
+    return readHalf(this.#bytes, segment * DISCARD_SEGMENT.SIZE + field);
   }
 
   #segmentSector(segment: number): number {
@@ -443,8 +443,4 @@ function copyBytes(
   count: number,
 ): void {
   for (let i = 0; i < count; i++) to[toIndex + i] = from[fromIndex + i]!;
-}
-
-function readWord(bytes: Uint8Array, at: number): number {
-  return bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24);
 }

@@ -7,6 +7,7 @@
  * number → stop (the index to resume from) → attach again, or detach.
  */
 
+import { readHalf } from '../base/u64.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { Window } from '../memory/window.ts';
 import { CHAIN_BYTES_MAX, type DescriptorChain } from './chain.ts';
@@ -293,9 +294,9 @@ export class Virtqueue<W extends Window = Window> {
         this.#break('indirect table: refers to another indirect table');
         return false;
       }
-      const entryLo = readWord(u8, offset + VIRTQ_DESC.addr);
-      const entryHi = readWord(u8, offset + VIRTQ_DESC.addr + 4);
-      const entryLength = readWord(u8, offset + VIRTQ_DESC.len);
+      const entryLo = readHalf(u8, offset + VIRTQ_DESC.addr);
+      const entryHi = readHalf(u8, offset + VIRTQ_DESC.addr + 4);
+      const entryLength = readHalf(u8, offset + VIRTQ_DESC.len);
       const next = u8[offset + VIRTQ_DESC.next]! | (u8[offset + VIRTQ_DESC.next + 1]! << 8);
       if (!this.#append(chain, entryLo, entryHi, entryLength, entryFlags, chain.capacity)) {
         return false;
@@ -346,9 +347,4 @@ export class Virtqueue<W extends Window = Window> {
     this.brokenReason = reason;
     return POP_BROKEN;
   }
-}
-
-/** A little-endian 32-bit word at any byte address. */
-function readWord(u8: Uint8Array, at: number): number {
-  return u8[at]! | (u8[at + 1]! << 8) | (u8[at + 2]! << 16) | (u8[at + 3]! << 24);
 }

@@ -2,7 +2,7 @@
 
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { highHalf, joinU64, lowHalf } from '../../src/base/u64.ts';
+import { highHalf, joinU64, lowHalf, readHalf } from '../../src/base/u64.ts';
 
 describe('joinU64', () => {
   it.each([
@@ -55,5 +55,13 @@ describe('halves', () => {
       }),
       { numRuns: 1000 },
     );
+  });
+});
+
+describe('readHalf', () => {
+  it('reads four bytes at any address, little-endian and signed, as a DataView does', () => {
+    const bytes = Uint8Array.from({ length: 64 }, (_, i) => (i * 197 + 131) & 0xff);
+    const view = new DataView(bytes.buffer);
+    for (let at = 0; at <= 60; at++) expect(readHalf(bytes, at)).toBe(view.getInt32(at, true));
   });
 });

@@ -55,6 +55,7 @@ const FUNCTION_LINES_MAX = 70;
  * Files without a test of their own name, and what tests them instead.
  */
 const TESTED_ELSEWHERE: Record<string, string> = {
+  'base/page-operation.ts': 'an interface: virtio-blk/pending.test.ts',
   'bin/ramzswapd.ts': 'device/daemon.test.ts',
   'bin/rzscontrol.ts': 'device/daemon.test.ts',
   'control/client.ts': 'device/daemon.test.ts',
@@ -73,6 +74,9 @@ const TESTED_ELSEWHERE: Record<string, string> = {
   'vhost-user-ts/protocol.ts': 'numbers only: vhost-user-ts/backend.test.ts',
   'virtio/features.ts': 'numbers only: device/block-device.test.ts',
   'virtio/split-ring.ts': 'numbers only: virtio/virtqueue.test.ts',
+  'virtio-blk/block-request.ts': 'virtio-blk/pending.test.ts',
+  'virtio-blk/clear-ranges.ts': 'virtio-blk/clearing.test.ts',
+  'virtio-blk/completion-order.ts': 'virtio-blk/pending.test.ts',
   'virtio-blk/page-device.ts': 'an interface',
   'virtio-blk/protocol.ts': 'numbers only: virtio-blk/block-queue.test.ts',
 };

@@ -143,7 +143,7 @@ export class BlockDevice implements BackendHandler {
     let hasMore = false;
     for (let i = 0; i < this.#served.length; i++) {
       const ring = this.#served[i]!;
-      if (!ring.queue.ring.hasAvailable() && !ring.queue.isActive) continue;
+      if (!ring.queue.hasWork) continue;
       this.#hasWorked = true;
       if (ring.queue.serve(TURN_PAGES) <= 0) hasMore = true;
       if (ring.queue.ring.brokenReason !== undefined) this.#retire(ring);
@@ -154,7 +154,7 @@ export class BlockDevice implements BackendHandler {
   /** Whether any ring has something that was not popped yet. */
   hasWork(): boolean {
     for (let i = 0; i < this.#served.length; i++) {
-      if (this.#served[i]!.queue.ring.hasAvailable()) return true;
+      if (this.#served[i]!.queue.hasWork) return true;
     }
     return false;
   }

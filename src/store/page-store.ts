@@ -19,6 +19,7 @@
 
 import { assert } from '../base/assert.ts';
 import { errnoText } from '../base/errors.ts';
+import { PAGE_DONE, PAGE_FAILED, type PageResult } from '../base/page-operation.ts';
 import { PAGE_BYTES } from '../base/units.ts';
 import { codecModule, lzo1xWorstCase } from '../lzo-wasm/lzo1x.ts';
 import type { Arena } from '../xvmalloc/arena.ts';
@@ -59,6 +60,7 @@ export interface PageStoreOptions {
 
 export class PageStore {
   readonly slots: number;
+  readonly isFull = false;
   readonly mapped: MappedStore;
   /** Told once per change of state, never per request. */
   onTrouble: (what: string) => void = () => {};
@@ -93,53 +95,56 @@ export class PageStore {
   /**
    * HOT PATH: no allocation, no BigInt, no closures, no await.
    * Stores the page at `offset` of `window` (any alignment; the guest may change it meanwhile).
-   * False: no memory; the slot keeps what it held.
+   * Failed: no memory; the slot keeps what it held.
    */
-  writePage(slot: number, window: PageWindow, offset: number): boolean {
+  writePage(slot: number, window: PageWindow, offset: number): PageResult {
     this.#counters[COUNTER.numWrites]!++;
     const word = this.#secure(window, offset);
     if (word === SLOT_EMPTY) {
       this.#counters[COUNTER.failedWrites]!++;
       this.#reportMemory();
-      return false;
+      return PAGE_FAILED;
     }
     // A page that takes no memory is no news about memory.
     if (word >>> 0 >= SLOT_POSITION_MIN) this.#isOutOfMemory = false;
     this.#replace(slot, word);
-    return true;
+    return PAGE_DONE;
   }
 
   /**
    * HOT PATH: no allocation, no BigInt, no closures, no await.
-   * Fills the page at `offset` of `window` (any alignment). False: the stored data is damaged; the
+   * Fills the page at `offset` of `window` (any alignment). Failed: the stored data is damaged; the
    * page is left untouched.
    */
-  readPage(slot: number, window: PageWindow, offset: number): boolean {
+  readPage(slot: number, window: PageWindow, offset: number): PageResult {
     this.#counters[COUNTER.numReads]!++;
-    if (this.#load(this.#table[slot]!, window, offset)) return true;
+    if (this.#load(this.#table[slot]!, window, offset)) return PAGE_DONE;
     this.#counters[COUNTER.failedReads]!++;
     if (!this.#isDamageReported) {
       this.#isDamageReported = true;
       this.onTrouble(`page ${slot}: stored data is damaged; failed_reads counts this and any more`);
     }
-    return false;
+    return PAGE_FAILED;
   }
 
   /** HOT PATH: no allocation. The guest needs the slot no longer; it reads as zeros. */
-  freePage(slot: number): void {
-    if (this.#table[slot] === SLOT_EMPTY) return;
-    this.#replace(slot, SLOT_EMPTY);
-    this.#counters[COUNTER.notifyFree]!++;
+  freePage(slot: number): PageResult {
+    if (this.#table[slot] !== SLOT_EMPTY) {
+      this.#replace(slot, SLOT_EMPTY);
+      this.#counters[COUNTER.notifyFree]!++;
+    }
+    return PAGE_DONE;
   }
 
   /** HOT PATH: no allocation. The slot becomes a zero page. */
-  zeroPage(slot: number): void {
+  zeroPage(slot: number): PageResult {
     this.#replace(slot, SLOT_FILLED);
+    return PAGE_DONE;
   }
 
   /**
    * Zeroes part of a page, [from, to) bytes, by way of `window`. Not counted as a read or a write.
-   * False: no memory or damaged data; the slot keeps what it held.
+   * Failed: no memory or damaged data; the slot keeps what it held.
    */
   zeroPartOfPage(
     slot: number,
@@ -147,13 +152,17 @@ export class PageStore {
     to: number,
     window: PageWindow,
     bounce: number,
-  ): boolean {
-    if (!this.#load(this.#table[slot]!, window, bounce)) return false;
+  ): PageResult {
+    if (!this.#load(this.#table[slot]!, window, bounce)) return PAGE_FAILED;
     window.u8.fill(0, bounce + from, bounce + to);
     const word = this.#secure(window, bounce);
-    if (word !== SLOT_EMPTY) this.#replace(slot, word);
-    return word !== SLOT_EMPTY;
+    if (word === SLOT_EMPTY) return PAGE_FAILED;
+    this.#replace(slot, word);
+    return PAGE_DONE;
   }
+
+  /** Nothing here is ever pending. */
+  abandon(): void {}
 
   /** Keeps `page` (4096 bytes) as it is, uncompressed: the swap header. False: no memory. */
   writeRaw(slot: number, page: Uint8Array): boolean {

@@ -3,21 +3,31 @@
  * PageDevice in slices of pages, writes the status, pushes the used element.
  *
  * A request is first *decided* (parse: kind, range, what is wrong with it) and then *done* (run: a
- * bounded number of pages a turn, resumable). Requests of a queue complete in order.
+ * bounded number of pages a turn, resumable). One request at a time is done; those with pages that
+ * the device has not ended yet are held meanwhile. They complete in any order, and are returned in
+ * the order in which they were popped (completion-order.ts).
  *
  * HOT PATH throughout: no allocation, no BigInt, no closures, no await.
  */
 
+import {
+  PAGE_DONE,
+  PAGE_FAILED,
+  PAGE_PENDING,
+  type PageClient,
+  type PageResult,
+} from '../base/page-operation.ts';
 import { joinU64, readHalf } from '../base/u64.ts';
 import { PAGE_BYTES, SECTORS_PER_PAGE } from '../base/units.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { WINDOW_BOUNCE_OFFSET, type Window } from '../memory/window.ts';
 import { ChainCursor, DescriptorChain } from '../virtio/chain.ts';
 import { INDIRECT_ENTRIES_MAX, POP_BROKEN, POP_EMPTY, Virtqueue } from '../virtio/virtqueue.ts';
-import { DISCARD_SECTORS_MAX, DISCARD_SEGMENTS_MAX } from './config-space.ts';
+import { BlockRequest } from './block-request.ts';
+import { ClearRanges } from './clear-ranges.ts';
+import { CompletionOrder } from './completion-order.ts';
 import { type PageDevice, REQUESTS } from './page-device.ts';
 import {
-  DISCARD_SEGMENT,
   VIRTIO_BLK_ID_BYTES,
   VIRTIO_BLK_REQ,
   VIRTIO_BLK_S_IOERR,
@@ -29,7 +39,6 @@ import {
   VIRTIO_BLK_T_IN,
   VIRTIO_BLK_T_OUT,
   VIRTIO_BLK_T_WRITE_ZEROES,
-  VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 } from './protocol.ts';
 
 /** Completions are shown to the driver in batches: reads gain 5–18%, latency nothing. */
@@ -38,34 +47,46 @@ const PUBLISH_BATCH = 4;
 const REQUEST_PAGES = 1;
 /** Freeing a page costs a fraction of compressing one. */
 const FREES_PER_PAGE = 16;
+/**
+ * Requests held at once, each with a copy of its chain: 256 × 1.5 KiB a queue, for a driver that
+ * keeps to SEG_MAX. More is never needed to keep a disk busy.
+ */
+const HELD_MAX = 256;
 
-export class BlockQueue<W extends Window = Window> {
+export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   readonly ring: Virtqueue<W>;
 
   readonly #device: PageDevice<W>;
   readonly #counts: Float64Array;
   readonly #serial: Uint8Array;
   readonly #notify: () => void;
-  readonly #memory: GuestMemory<W>;
+  readonly #order: CompletionOrder<W>;
+  /** Used elements pushed and not yet shown to the driver. */
+  #unpublished = 0;
+  /** The chain popped last, and where its execution has come to. */
   #chain = new DescriptorChain(INDIRECT_ENTRIES_MAX);
-  #cursor: ChainCursor<W>;
-  /** Copies of the header, then of a discard's segments: checked and used as copied. */
-  readonly #bytes = new Uint8Array(DISCARD_SEGMENTS_MAX * DISCARD_SEGMENT.SIZE);
+  readonly #cursor: ChainCursor<W>;
+  /** A copy of the request's header: checked and used as copied. */
+  readonly #header = new Uint8Array(VIRTIO_BLK_REQ.HEADER_BYTES);
 
-  // The request being executed; #isActive while there is one.
-  #isActive = false;
-  #type = 0;
-  #dataBytes = 0;
-  #status = VIRTIO_BLK_S_OK;
-  /** Next page of a read or write, and how many are left. */
+  /** All records, by index, and those not in use. */
+  readonly #requests: BlockRequest[] = [];
+  readonly #unused: BlockRequest[] = [];
+  #held = 0;
+  /** Finds the pages of requests with pending operations, behind #cursor or ahead of it. */
+  readonly #finder: ChainCursor<W>;
+  /** The page that the finder stands before, and whose; none: #foundIn is undefined. */
+  #foundIn: BlockRequest | undefined;
+  #foundPage = 0;
+
+  // The request being executed: #request while there is one, and the state of its execution.
+  #request: BlockRequest | undefined;
+  /** Next page of a read or write, its number in the request, and how many are left. */
   #page = 0;
+  #pageNumber = 0;
   #pagesLeft = 0;
-  /** Discard, write zeroes: the next segment, how many are left, and the current one's range. */
-  #segment = 0;
-  #segmentsLeft = 0;
-  #sector = 0;
-  #sectorsLeft = 0;
-  #unmap = false;
+  /** What is left of a discard or write zeroes. */
+  readonly #ranges = new ClearRanges();
   #statusWindow: W | undefined;
   #statusOffset = 0;
 
@@ -76,62 +97,128 @@ export class BlockQueue<W extends Window = Window> {
     serial: string,
     notify: () => void,
   ) {
-    this.#memory = memory;
     this.#device = device;
     this.#counts = counts;
     this.#serial = new Uint8Array(VIRTIO_BLK_ID_BYTES);
     this.#serial.set(Buffer.from(serial, 'latin1').subarray(0, VIRTIO_BLK_ID_BYTES));
     this.#notify = notify;
     this.ring = new Virtqueue(memory);
+    this.#order = new CompletionOrder(this.ring);
     this.#cursor = new ChainCursor(memory, this.#chain);
+    this.#finder = new ChainCursor(memory, this.#chain);
   }
 
   /** Whether a request is half done. */
   get isActive(): boolean {
-    return this.#isActive;
+    return this.#request !== undefined;
   }
 
-  /** Makes room for chains as long as the ring; called before it starts. */
+  /** Requests popped and not returned. */
+  get outstanding(): number {
+    return this.#order.outstanding;
+  }
+
+  /** Whether serve() could do anything now. */
+  get hasWork(): boolean {
+    if (this.#unpublished > 0) return true;
+    if (this.#request !== undefined) return !this.#device.isFull;
+    return this.#held < HELD_MAX && this.ring.hasAvailable();
+  }
+
+  /** Makes room for chains as long as the ring, and for as many; called before it starts. */
   prepare(): void {
+    this.#order.reset(this.ring.size);
     if (this.ring.size <= this.#chain.capacity) return;
     this.#chain = new DescriptorChain(this.ring.size);
-    this.#cursor = new ChainCursor(this.#memory, this.#chain);
   }
 
   /**
-   * Gives up the request being executed: it will be popped again. Pages already moved are moved
-   * again then: the same data, counted twice.
+   * Gives up all requests that were not returned, begun or not: they will be popped again. Pages
+   * already moved are moved again then: the same data, counted twice.
    */
   suspend(): void {
-    if (!this.#isActive) return;
-    this.#isActive = false;
-    this.ring.unpop();
+    const count = this.#order.outstanding;
+    if (count === 0) return;
+    this.#publish();
+    this.ring.unpop(count);
+    this.#order.forget();
+    this.#device.abandon(this);
+    this.#request = undefined;
+    this.#held = 0;
+    this.#foundIn = undefined;
+    this.#unused.length = 0;
+    for (const request of this.#requests) {
+      request.release();
+      this.#unused.push(request);
+    }
   }
 
   /**
    * Serves the ring for about `budget` pages. Returns what is left of the budget: more than zero
-   * means that nothing was waiting any more, or that the ring is broken.
+   * means that nothing is to be done now, or that the ring is broken.
    */
   serve(budget: number): number {
     let left = budget;
-    let unpublished = 0;
     while (left > 0) {
-      if (!this.#isActive) {
+      if (this.#request === undefined) {
+        if (this.#held >= HELD_MAX) break;
         const popped = this.ring.pop(this.#chain);
         if (popped === POP_EMPTY) break;
         if (popped === POP_BROKEN || !this.#parse()) break;
         left -= REQUEST_PAGES;
       }
       left = this.#run(left);
-      if (this.#isActive) break;
-      unpublished++;
-      if (unpublished === PUBLISH_BATCH) {
-        unpublished = 0;
-        if (this.ring.publish()) this.#notify();
-      }
+      if (this.#request !== undefined) break;
+      if (this.#unpublished >= PUBLISH_BATCH) this.#publish();
     }
-    if (unpublished > 0 && this.ring.publish()) this.#notify();
+    this.#publish();
     return left;
+  }
+
+  // ── PageClient ────────────────────────────────────────────────────────────────────────────────
+
+  takePage(index: number, page: number, window: W, offset: number): boolean {
+    const request = this.#requests[index]!;
+    this.#find(request, page);
+    if (this.#finder.gather(window.u8, offset, PAGE_BYTES)) return true;
+    this.#foundIn = undefined;
+    return false;
+  }
+
+  endPage(index: number, page: number, isDone: boolean, window: W, offset: number): void {
+    const request = this.#requests[index]!;
+    request.pending--;
+    if (!isDone) {
+      request.status = VIRTIO_BLK_S_IOERR;
+    } else if (request.type === VIRTIO_BLK_T_IN) {
+      this.#find(request, page);
+      if (!this.#finder.scatter(window.u8, offset, PAGE_BYTES)) this.#refuse(request);
+    }
+    if (request.pending === 0 && request.isHeld) {
+      this.#held--;
+      this.#complete(request);
+    }
+  }
+
+  /** Puts the finder before page `page` of a read or write. */
+  #find(request: BlockRequest, page: number): void {
+    const finder = this.#finder;
+    if (this.#foundIn !== request || this.#foundPage > page) {
+      finder.follow(request.isHeld ? request.chain : this.#chain);
+      if (request.type === VIRTIO_BLK_T_IN) finder.toWritable();
+      else finder.skip(VIRTIO_BLK_REQ.HEADER_BYTES);
+      this.#foundPage = 0;
+    }
+    finder.skip((page - this.#foundPage) * PAGE_BYTES);
+    // The caller passes over the page.
+    this.#foundIn = request;
+    this.#foundPage = page + 1;
+  }
+
+  #publish(): void {
+    if (this.#unpublished === 0) return;
+    this.#unpublished = 0;
+    if (this.ring.publish()) this.#notify();
   }
 
   /**
@@ -141,70 +228,83 @@ export class BlockQueue<W extends Window = Window> {
   #parse(): boolean {
     const chain = this.#chain;
     const cursor = this.#cursor;
-    this.#isActive = true;
-    this.#status = VIRTIO_BLK_S_OK;
-    this.#pagesLeft = 0;
-    this.#segmentsLeft = 0;
-    this.#sectorsLeft = 0;
-    cursor.toWritable();
-    cursor.skip(chain.writableBytes - 1);
-    if (chain.writableBytes === 0 || cursor.next(1) === 0) {
+    if (this.#order.isFull) {
+      return this.#breakRing(`avail ring: more than ${this.ring.size} chains not returned yet`);
+    }
+    cursor.follow(chain);
+    if (!this.#findStatus(cursor, chain)) {
       return this.#breakRing('request: no writable byte of guest memory for its status');
     }
     this.#statusWindow = cursor.window;
     this.#statusOffset = cursor.offset;
+    const request = this.#unused.pop() ?? this.#makeRequest();
+    request.begin(this.#order.begin());
+    this.#request = request;
+    this.#pagesLeft = 0;
+    this.#ranges.clear();
     cursor.toReadable();
-    if (
-      chain.readableBytes < VIRTIO_BLK_REQ.HEADER_BYTES ||
-      !this.#readBytes(VIRTIO_BLK_REQ.HEADER_BYTES)
-    ) {
-      this.#refuse();
+    const { HEADER_BYTES } = VIRTIO_BLK_REQ;
+    if (chain.readableBytes < HEADER_BYTES || !cursor.gather(this.#header, 0, HEADER_BYTES)) {
+      this.#refuse(request);
       return true;
     }
-    this.#type = readHalf(this.#bytes, VIRTIO_BLK_REQ.type);
-    this.#decide();
+    request.type = readHalf(this.#header, VIRTIO_BLK_REQ.type);
+    this.#decide(request);
     return true;
   }
 
+  /** Puts the cursor at the status, the last device-writable byte (§5.2.6). False: there is none. */
+  #findStatus(cursor: ChainCursor<W>, chain: DescriptorChain): boolean {
+    if (chain.writableBytes === 0) return false;
+    cursor.toWritable();
+    cursor.skip(chain.writableBytes - 1);
+    return cursor.next(1) === 1;
+  }
+
+  #makeRequest(): BlockRequest {
+    const request = new BlockRequest(this.#requests.length);
+    this.#requests.push(request);
+    return request;
+  }
+
   /** The cursor stands behind the header. */
-  #decide(): void {
+  #decide(request: BlockRequest): void {
     const counts = this.#counts;
     const outBytes = this.#chain.readableBytes - VIRTIO_BLK_REQ.HEADER_BYTES;
     const inBytes = this.#chain.writableBytes - 1;
-    this.#dataBytes = 0;
-    switch (this.#type) {
+    switch (request.type) {
       case VIRTIO_BLK_T_IN:
         counts[REQUESTS.read]!++;
         this.#cursor.toWritable();
-        this.#decideTransfer(inBytes);
+        this.#decideTransfer(request, inBytes);
         return;
       case VIRTIO_BLK_T_OUT:
         counts[REQUESTS.write]!++;
-        this.#decideTransfer(outBytes);
+        this.#decideTransfer(request, outBytes);
         return;
       case VIRTIO_BLK_T_DISCARD:
       case VIRTIO_BLK_T_WRITE_ZEROES:
         counts[REQUESTS.discard]!++;
-        this.#decideSegments(outBytes);
+        this.#decideRanges(request, outBytes);
         return;
       case VIRTIO_BLK_T_GET_ID:
         counts[REQUESTS.other]!++;
         this.#cursor.toWritable();
-        this.#writeSerial(inBytes);
+        this.#writeSerial(request, inBytes);
         return;
       case VIRTIO_BLK_T_FLUSH:
-        // What a completed write stored is stored: memory has no cache to flush.
+        // What a completed write stored is stored, and the backing swap is written past all caches.
         counts[REQUESTS.other]!++;
         return;
       default:
         counts[REQUESTS.other]!++;
-        this.#status = VIRTIO_BLK_S_UNSUPP;
+        request.status = VIRTIO_BLK_S_UNSUPP;
     }
   }
 
-  #decideTransfer(bytes: number): void {
-    const lo = readHalf(this.#bytes, VIRTIO_BLK_REQ.sector);
-    const hi = readHalf(this.#bytes, VIRTIO_BLK_REQ.sector + 4);
+  #decideTransfer(request: BlockRequest, bytes: number): void {
+    const lo = readHalf(this.#header, VIRTIO_BLK_REQ.sector);
+    const hi = readHalf(this.#header, VIRTIO_BLK_REQ.sector + 4);
     const pages = bytes / PAGE_BYTES;
     const sector = joinU64(lo, hi);
     const page = sector / SECTORS_PER_PAGE;
@@ -214,233 +314,172 @@ export class BlockQueue<W extends Window = Window> {
       bytes % PAGE_BYTES !== 0 ||
       page + pages > this.#device.slots
     ) {
-      this.#refuse();
+      this.#refuse(request);
       return;
     }
     this.#page = page | 0;
+    this.#pageNumber = 0;
     this.#pagesLeft = pages | 0;
-    this.#dataBytes = bytes;
+    request.dataBytes = bytes;
   }
 
-  /** All segments are checked before the first is carried out: a refused request changes nothing. */
-  #decideSegments(bytes: number): void {
-    const count = bytes / DISCARD_SEGMENT.SIZE;
-    if (bytes === 0 || bytes % DISCARD_SEGMENT.SIZE !== 0 || count > DISCARD_SEGMENTS_MAX) {
-      this.#refuse();
+  #decideRanges(request: BlockRequest, bytes: number): void {
+    if (!ClearRanges.isSize(bytes) || !this.#cursor.gather(this.#ranges.bytes, 0, bytes)) {
+      this.#refuse(request);
       return;
     }
-    if (!this.#readBytes(bytes)) {
-      this.#refuse();
-      return;
-    }
-    for (let i = 0; i < count; i++) {
-      if (!this.#hasKnownFlags(i)) {
-        this.#status = VIRTIO_BLK_S_UNSUPP;
-        return;
-      }
-      if (!this.#isInRange(i)) {
-        this.#refuse();
-        return;
-      }
-    }
-    this.#segment = 0;
-    this.#segmentsLeft = count;
-  }
-
-  /** §5.2.6.2: UNSUPP "if any unknown flag is set", and "for discard commands if the unmap flag". */
-  #hasKnownFlags(segment: number): boolean {
-    const flags = this.#segmentWord(segment, DISCARD_SEGMENT.flags);
-    const known = this.#type === VIRTIO_BLK_T_DISCARD ? 0 : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
-    return (flags & ~known) === 0;
-  }
-
-  #isInRange(segment: number): boolean {
-    const sector = this.#segmentSector(segment);
-    const count = this.#segmentWord(segment, DISCARD_SEGMENT.num_sectors);
-    const sectors = this.#device.slots * SECTORS_PER_PAGE;
-    return count >= 0 && count <= DISCARD_SECTORS_MAX && sector >= 0 && sector + count <= sectors;
-  }
-
-  #segmentWord(segment: number, field: number): number {
-    return readHalf(this.#bytes, segment * DISCARD_SEGMENT.SIZE + field);
-  }
-
-  #segmentSector(segment: number): number {
-    const field = DISCARD_SEGMENT.sector;
-    return joinU64(this.#segmentWord(segment, field), this.#segmentWord(segment, field + 4));
+    const status = this.#ranges.decide(request.type, bytes, this.#device.slots);
+    if (status === VIRTIO_BLK_S_IOERR) this.#refuse(request);
+    else request.status = status;
   }
 
   /** §5.2.6: 20 bytes; a shorter buffer gets what fits. */
-  #writeSerial(bytes: number): void {
+  #writeSerial(request: BlockRequest, bytes: number): void {
     const wanted = Math.min(bytes, VIRTIO_BLK_ID_BYTES);
     for (let i = 0; i < wanted; i++) {
       if (this.#cursor.next(1) === 0) {
-        this.#refuse();
+        this.#refuse(request);
         return;
       }
       this.#cursor.window!.u8[this.#cursor.offset] = this.#serial[i]!;
     }
-    this.#dataBytes = wanted;
+    request.dataBytes = wanted;
   }
 
-  /** Executes up to `budget` pages of the request; completes it when nothing is left of it. */
+  /**
+   * Executes up to `budget` pages of the request, as far as the device has room; when nothing is left
+   * to begin, completes it or holds it.
+   */
   #run(budget: number): number {
+    const request = this.#request!;
+    const device = this.#device;
     let left = budget;
-    while (this.#pagesLeft > 0 && left > 0) {
-      this.#movePage();
+    while (this.#pagesLeft > 0 && left > 0 && !device.isFull) {
+      this.#movePage(request);
       left--;
     }
-    while ((this.#segmentsLeft > 0 || this.#sectorsLeft > 0) && left > 0) {
-      if (this.#sectorsLeft > 0) {
-        this.#clearPages(FREES_PER_PAGE);
-        left--;
-      } else {
-        this.#nextSegment();
-      }
+    while (!this.#ranges.isEmpty && left > 0 && !device.isFull) {
+      this.#clearPages(request, FREES_PER_PAGE);
+      left--;
     }
-    if (this.#pagesLeft === 0 && this.#segmentsLeft === 0 && this.#sectorsLeft === 0) {
-      this.#complete();
-    }
+    if (this.#pagesLeft > 0 || !this.#ranges.isEmpty) return left;
+    this.#request = undefined;
+    if (request.pending === 0) this.#complete(request);
+    else this.#hold(request);
     return left;
   }
 
   /** One page of a read or write. A page in one piece is moved in place, else by the bounce page. */
-  #movePage(): void {
+  #movePage(request: BlockRequest): void {
     const cursor = this.#cursor;
-    const isWrite = this.#type === VIRTIO_BLK_T_OUT;
     const slot = this.#page;
+    const number = this.#pageNumber;
     this.#page++;
+    this.#pageNumber++;
     this.#pagesLeft--;
     const found = cursor.next(PAGE_BYTES);
     if (found === 0) {
-      this.#refuse();
+      this.#refuse(request);
       return;
     }
     const window = cursor.window!;
     const isWhole = found === PAGE_BYTES;
     const offset = isWhole ? cursor.offset : WINDOW_BOUNCE_OFFSET;
-    if (isWrite && !isWhole && !this.#moveBounce(window, found, true)) {
-      this.#refuse();
+    if (!isWhole) cursor.unread(found);
+    if (request.type === VIRTIO_BLK_T_OUT) {
+      if (!isWhole && !cursor.gather(window.u8, offset, PAGE_BYTES)) {
+        this.#refuse(request);
+        return;
+      }
+      const result = this.#device.writePage(slot, window, offset, this, request.index, number);
+      this.#note(request, result);
       return;
     }
-    const isDone = isWrite
-      ? this.#device.writePage(slot, window, offset)
-      : this.#device.readPage(slot, window, offset);
-    if (!isDone) this.#fail();
-    if (isWrite || isWhole) return;
-    // The cursor comes out behind the page; after a failed read the bounce page holds another's.
-    if (!isDone) cursor.skip(PAGE_BYTES - found);
-    else if (!this.#moveBounce(window, found, false)) this.#refuse();
+    const result = this.#device.readPage(slot, window, offset, this, request.index, number);
+    this.#note(request, result);
+    if (isWhole) return;
+    // The cursor comes out behind the page; without a page the bounce page holds another's.
+    if (result !== PAGE_DONE) cursor.skip(PAGE_BYTES);
+    else if (!cursor.scatter(window.u8, offset, PAGE_BYTES)) this.#refuse(request);
+  }
+
+  #note(request: BlockRequest, result: PageResult): void {
+    if (result === PAGE_PENDING) request.pending++;
+    else if (result === PAGE_FAILED) request.status = VIRTIO_BLK_S_IOERR;
   }
 
   /**
-   * Gathers a page's pieces into the bounce page of `window`, or scatters it to them. The cursor
-   * has just found the first, of `found` bytes, in the same window.
+   * Frees or zeroes up to `pages` pages. Pages that are covered in part: a discard passes over them;
+   * write zeroes, which promises zeros, zeroes the part.
    */
-  #moveBounce(window: W, found: number, isGather: boolean): boolean {
-    const cursor = this.#cursor;
-    let done = 0;
-    let piece = found;
-    for (;;) {
-      const from = isGather ? cursor.offset : WINDOW_BOUNCE_OFFSET + done;
-      const to = isGather ? WINDOW_BOUNCE_OFFSET + done : cursor.offset;
-      const other = cursor.window!;
-      if (other === window) window.u8.copyWithin(to, from, from + piece);
-      else if (isGather) copyBytes(other.u8, from, window.u8, to, piece);
-      else copyBytes(window.u8, from, other.u8, to, piece);
-      done += piece;
-      if (done === PAGE_BYTES) return true;
-      piece = cursor.next(PAGE_BYTES - done);
-      if (piece === 0) return false;
+  #clearPages(request: BlockRequest, pages: number): void {
+    const device = this.#device;
+    const ranges = this.#ranges;
+    const { index } = request;
+    for (let i = 0; i < pages && !device.isFull && ranges.next(); i++) {
+      const { slot } = ranges;
+      if (!ranges.isWholePage) {
+        if (request.type !== VIRTIO_BLK_T_DISCARD) this.#clearPart(request, slot);
+      } else if (ranges.unmap) {
+        this.#note(request, device.freePage(slot, this, index));
+      } else {
+        this.#note(request, device.zeroPage(slot, this, index));
+      }
     }
   }
 
-  #nextSegment(): void {
-    const segment = this.#segment;
-    this.#segment++;
-    this.#segmentsLeft--;
-    this.#sector = this.#segmentSector(segment);
-    this.#sectorsLeft = this.#segmentWord(segment, DISCARD_SEGMENT.num_sectors);
-    const flags = this.#segmentWord(segment, DISCARD_SEGMENT.flags);
-    this.#unmap = this.#type === VIRTIO_BLK_T_DISCARD || flags !== 0;
-  }
-
-  /**
-   * Frees or zeroes up to `pages` pages of the current segment. Pages that it covers in part: a
-   * discard passes over them; write zeroes, which promises zeros, zeroes the part.
-   */
-  #clearPages(pages: number): void {
-    for (let i = 0; i < pages && this.#sectorsLeft > 0; i++) {
-      const inPage = this.#sector % SECTORS_PER_PAGE;
-      const rest = SECTORS_PER_PAGE - inPage;
-      const count = Math.min(this.#sectorsLeft, rest);
-      const slot = ((this.#sector - inPage) / SECTORS_PER_PAGE) | 0;
-      if (count < SECTORS_PER_PAGE) this.#clearPart(slot, inPage, count);
-      else if (this.#unmap) this.#device.freePage(slot);
-      else this.#device.zeroPage(slot);
-      this.#sector += count;
-      this.#sectorsLeft -= count;
-    }
-  }
-
-  #clearPart(slot: number, sector: number, count: number): void {
-    if (this.#type === VIRTIO_BLK_T_DISCARD) return;
-    const unit = PAGE_BYTES / SECTORS_PER_PAGE;
-    const from = sector * unit;
-    const to = (sector + count) * unit;
+  #clearPart(request: BlockRequest, slot: number): void {
+    const { from, to } = this.#ranges;
     const window = this.#statusWindow!;
-    if (!this.#device.zeroPartOfPage(slot, from, to, window, WINDOW_BOUNCE_OFFSET)) this.#fail();
+    const bounce = WINDOW_BOUNCE_OFFSET;
+    const { index } = request;
+    this.#note(request, this.#device.zeroPartOfPage(slot, from, to, window, bounce, this, index));
   }
 
-  #complete(): void {
-    const isOk = this.#status === VIRTIO_BLK_S_OK;
-    this.#statusWindow!.u8[this.#statusOffset] = this.#status;
+  /** Nothing of the request is left to begin, but operations are pending. */
+  #hold(request: BlockRequest): void {
+    request.hold(this.#chain);
+    this.#held++;
+    if (this.#foundIn === request) this.#foundIn = undefined;
+  }
+
+  /** All of the request is done: status, used element, and the record goes back to the pool. */
+  #complete(request: BlockRequest): void {
+    const chain = request.isHeld ? request.chain : this.#chain;
+    if (request.isHeld) this.#writeHeldStatus(request);
+    else this.#statusWindow!.u8[this.#statusOffset] = request.status;
     // §2.7.8.2: `len` bytes from the first writable one have been written. After a failed read
     // that is none, unless the status byte itself is the first.
-    const isRead = this.#type === VIRTIO_BLK_T_IN || this.#type === VIRTIO_BLK_T_GET_ID;
-    const dataIn = this.#chain.writableBytes - 1;
-    const moved = isRead && isOk ? this.#dataBytes : 0;
-    this.ring.push(this.#chain.head, moved === dataIn ? moved + 1 : moved);
-    this.#isActive = false;
+    const isRead = request.type === VIRTIO_BLK_T_IN || request.type === VIRTIO_BLK_T_GET_ID;
+    const dataIn = chain.writableBytes - 1;
+    const moved = isRead && request.status === VIRTIO_BLK_S_OK ? request.dataBytes : 0;
+    const bytes = moved === dataIn ? moved + 1 : moved;
+    this.#unpublished += this.#order.end(request.sequence, chain.head, bytes);
+    if (this.#foundIn === request) this.#foundIn = undefined;
+    request.release();
+    this.#unused.push(request);
   }
 
-  /** The request is not one that can be executed: nothing (more) of it is. */
-  #refuse(): void {
+  /** Memory may have changed meanwhile: where the status was is no answer to where it is. */
+  #writeHeldStatus(request: BlockRequest): void {
+    const finder = this.#finder;
+    this.#foundIn = undefined;
+    finder.follow(request.chain);
+    if (this.#findStatus(finder, request.chain)) finder.window!.u8[finder.offset] = request.status;
+    else this.ring.brokenReason = 'request: its status is no longer in guest memory';
+  }
+
+  /** The request is not one that can be executed: nothing (more) of it is begun. */
+  #refuse(request: BlockRequest): void {
     this.#counts[REQUESTS.invalid]!++;
-    this.#fail();
+    request.status = VIRTIO_BLK_S_IOERR;
+    if (request !== this.#request) return;
     this.#pagesLeft = 0;
-    this.#segmentsLeft = 0;
-  }
-
-  #fail(): void {
-    this.#status = VIRTIO_BLK_S_IOERR;
+    this.#ranges.clear();
   }
 
   #breakRing(reason: string): boolean {
-    this.#isActive = false;
     this.ring.brokenReason = reason;
     return false;
   }
-
-  /** Copies the next `count` bytes of the readable part, wherever they lie. */
-  #readBytes(count: number): boolean {
-    let done = 0;
-    while (done < count) {
-      const found = this.#cursor.next(count - done);
-      if (found === 0) return false;
-      copyBytes(this.#cursor.window!.u8, this.#cursor.offset, this.#bytes, done, found);
-      done += found;
-    }
-    return true;
-  }
-}
-
-function copyBytes(
-  from: Uint8Array,
-  fromIndex: number,
-  to: Uint8Array,
-  toIndex: number,
-  count: number,
-): void {
-  for (let i = 0; i < count; i++) to[toIndex + i] = from[fromIndex + i]!;
 }

@@ -1,23 +1,55 @@
 /**
- * What a block device's requests are executed against: pages by number. The store implements it.
- * All methods are on the hot path: they allocate nothing and never throw.
+ * What a block device's requests are executed against: pages by number. The store implements it,
+ * the queues call it. All methods are on the hot path: they allocate nothing and never throw.
+ *
+ * Operations on one page take effect in the order of the calls, pending or not.
  */
 
+import type { PageClient, PageResult } from '../base/page-operation.ts';
 import type { Window } from '../memory/window.ts';
 
 export interface PageDevice<W extends Window = Window> {
   /** Capacity in pages. */
   readonly slots: number;
-  /** Stores the 4096 bytes at `offset` of `window`. False: not stored, the old page is kept. */
-  writePage(slot: number, window: W, offset: number): boolean;
-  /** Fills 4096 bytes at `offset` of `window`. False: nothing was written there. */
-  readPage(slot: number, window: W, offset: number): boolean;
+  /** No further operation may be begun until pending ones have ended. */
+  readonly isFull: boolean;
+  /** Stores the 4096 bytes at `offset` of `window`. */
+  writePage(
+    slot: number,
+    window: W,
+    offset: number,
+    client: PageClient<W>,
+    request: number,
+    page: number,
+  ): PageResult;
+  /** Fills 4096 bytes at `offset` of `window`, or when pending hands them to the client. */
+  readPage(
+    slot: number,
+    window: W,
+    offset: number,
+    client: PageClient<W>,
+    request: number,
+    page: number,
+  ): PageResult;
   /** The page is needed no longer and reads as zeros. */
-  freePage(slot: number): void;
+  freePage(slot: number, client: PageClient<W>, request: number): PageResult;
   /** The page reads as zeros. */
-  zeroPage(slot: number): void;
+  zeroPage(slot: number, client: PageClient<W>, request: number): PageResult;
   /** Zeroes bytes [from, to) of a page, by way of a page of memory at `bounce` of `window`. */
-  zeroPartOfPage(slot: number, from: number, to: number, window: W, bounce: number): boolean;
+  zeroPartOfPage(
+    slot: number,
+    from: number,
+    to: number,
+    window: W,
+    bounce: number,
+    client: PageClient<W>,
+    request: number,
+  ): PageResult;
+  /**
+   * The client asks for nothing any more: what it has pending ends without it. Writes that have
+   * begun may still take effect; those that wait do not. Cold path.
+   */
+  abandon(client: PageClient<W>): void;
 }
 
 /**

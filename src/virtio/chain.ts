@@ -40,6 +40,20 @@ export class DescriptorChain {
     this.readableBytes = 0;
     this.writableBytes = 0;
   }
+
+  /** Becomes the same chain as `other`, which must not have more segments than this has room for. */
+  copyFrom(other: DescriptorChain): void {
+    this.head = other.head;
+    this.count = other.count;
+    this.readableCount = other.readableCount;
+    this.readableBytes = other.readableBytes;
+    this.writableBytes = other.writableBytes;
+    for (let i = 0; i < other.count; i++) {
+      this.addressLo[i] = other.addressLo[i]!;
+      this.addressHi[i] = other.addressHi[i]!;
+      this.length[i] = other.length[i]!;
+    }
+  }
 }
 
 /** HOT PATH: no allocation, no BigInt, no closures, no await. */
@@ -49,13 +63,19 @@ export class ChainCursor<W extends Window = Window> {
   offset = 0;
 
   readonly #memory: GuestMemory<W>;
-  readonly #chain: DescriptorChain;
+  #chain: DescriptorChain;
   #segment = 0;
   #inSegment = 0;
 
   constructor(memory: GuestMemory<W>, chain: DescriptorChain) {
     this.#memory = memory;
     this.#chain = chain;
+  }
+
+  /** Goes on with another chain, from its first device-readable byte. */
+  follow(chain: DescriptorChain): void {
+    this.#chain = chain;
+    this.toReadable();
   }
 
   /** To the first device-readable byte. */
@@ -108,4 +128,43 @@ export class ChainCursor<W extends Window = Window> {
     this.#inSegment = (this.#inSegment + found) | 0;
     return found;
   }
+
+  /** Takes back `count` bytes of what next() has just found. */
+  unread(count: number): void {
+    this.#inSegment = (this.#inSegment - count) | 0;
+  }
+
+  /** Copies the next `count` bytes, in however many pieces, to `at` of `to`. False: not all are there. */
+  gather(to: Uint8Array, at: number, count: number): boolean {
+    for (let done = 0; done < count; ) {
+      const found = this.next(count - done);
+      if (found === 0) return false;
+      copyBytes(this.window!.u8, this.offset, to, at + done, found);
+      done += found;
+    }
+    return true;
+  }
+
+  /** The same in the other direction: `count` bytes at `at` of `from`. */
+  scatter(from: Uint8Array, at: number, count: number): boolean {
+    for (let done = 0; done < count; ) {
+      const found = this.next(count - done);
+      if (found === 0) return false;
+      copyBytes(from, at + done, this.window!.u8, this.offset, found);
+      done += found;
+    }
+    return true;
+  }
+}
+
+/** HOT PATH. Between two views, or within one; `set` would want a sub-view, an allocation. */
+function copyBytes(
+  from: Uint8Array,
+  fromIndex: number,
+  to: Uint8Array,
+  toIndex: number,
+  count: number,
+): void {
+  if (from === to) to.copyWithin(toIndex, fromIndex, fromIndex + count);
+  else for (let i = 0; i < count; i++) to[toIndex + i] = from[fromIndex + i]!;
 }

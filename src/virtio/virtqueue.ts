@@ -155,9 +155,9 @@ export class Virtqueue<W extends Window = Window> {
     return POP_CHAIN;
   }
 
-  /** Puts back the chain popped last, which was not pushed: it will be popped again. */
-  unpop(): void {
-    this.#lastAvail = (this.#lastAvail - 1) & 0xffff;
+  /** Puts back the last `count` chains popped, none of which was pushed: they are popped again. */
+  unpop(count = 1): void {
+    this.#lastAvail = (this.#lastAvail - count) & 0xffff;
   }
 
   /** HOT PATH: no allocation. Writes a used element; the driver sees it after publish(). */

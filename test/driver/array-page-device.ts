@@ -3,6 +3,7 @@
  * queues, and is the model that a real store's contents are compared with.
  */
 
+import { PAGE_DONE, PAGE_FAILED, type PageResult } from '../../src/base/page-operation.ts';
 import type { Window } from '../../src/memory/window.ts';
 import type { PageDevice } from '../../src/virtio-blk/page-device.ts';
 
@@ -10,6 +11,7 @@ const PAGE_BYTES = 4096;
 
 export class ArrayPageDevice<W extends Window = Window> implements PageDevice<W> {
   readonly slots: number;
+  readonly isFull = false;
   readonly bytes: Uint8Array;
   /** Calls in order, as `write 3`, for tests about what reaches the device. */
   readonly calls: string[] = [];
@@ -26,36 +28,40 @@ export class ArrayPageDevice<W extends Window = Window> implements PageDevice<W>
     return this.bytes.subarray(slot * PAGE_BYTES, (slot + 1) * PAGE_BYTES);
   }
 
-  writePage(slot: number, window: W, offset: number): boolean {
+  writePage(slot: number, window: W, offset: number): PageResult {
     this.#record('write', slot);
-    if (this.bad.has(slot)) return false;
+    if (this.bad.has(slot)) return PAGE_FAILED;
     this.page(slot).set(window.u8.subarray(offset, offset + PAGE_BYTES));
-    return true;
+    return PAGE_DONE;
   }
 
-  readPage(slot: number, window: W, offset: number): boolean {
+  readPage(slot: number, window: W, offset: number): PageResult {
     this.#record('read', slot);
-    if (this.bad.has(slot)) return false;
+    if (this.bad.has(slot)) return PAGE_FAILED;
     window.u8.set(this.page(slot), offset);
-    return true;
+    return PAGE_DONE;
   }
 
-  freePage(slot: number): void {
+  freePage(slot: number): PageResult {
     this.#record('free', slot);
     this.page(slot).fill(0);
+    return PAGE_DONE;
   }
 
-  zeroPage(slot: number): void {
+  zeroPage(slot: number): PageResult {
     this.#record('zero', slot);
     this.page(slot).fill(0);
+    return PAGE_DONE;
   }
 
-  zeroPartOfPage(slot: number, from: number, to: number): boolean {
+  zeroPartOfPage(slot: number, from: number, to: number): PageResult {
     this.#record('part', slot);
-    if (this.bad.has(slot)) return false;
+    if (this.bad.has(slot)) return PAGE_FAILED;
     this.page(slot).fill(0, from, to);
-    return true;
+    return PAGE_DONE;
   }
+
+  abandon(): void {}
 
   #record(what: string, slot: number): void {
     if (!(slot >= 0 && slot < this.slots)) throw new Error(`${what}: no slot ${slot}`);

@@ -5,6 +5,7 @@
  * store that notes what is done to it.
  */
 
+import { PAGE_DONE, type PageResult } from '../../src/base/page-operation.ts';
 import { LZO1X_DICT_BYTES, lzo1xWorstCase } from '../../src/lzo-wasm/lzo1x.ts';
 import { GuestMemory } from '../../src/memory/guest-memory.ts';
 import { WINDOW_BOUNCE_OFFSET } from '../../src/memory/window.ts';
@@ -224,6 +225,7 @@ function areasOf({ start, bytes }: Plan): Area[] {
 /** A page store that counts, keeps a model of every slot, and refuses places that are not pages. */
 export class CheckedStore implements PageDevice<PageWindow> {
   readonly slots: number;
+  readonly isFull = false;
   /** Since startTurn(). */
   moved = 0;
   cleared = 0;
@@ -244,40 +246,49 @@ export class CheckedStore implements PageDevice<PageWindow> {
     this.cleared = 0;
   }
 
-  writePage(slot: number, window: PageWindow, offset: number): boolean {
+  writePage(slot: number, window: PageWindow, offset: number): PageResult {
     this.#note(slot, window, offset);
     this.moved++;
     this.#model[slot]!.set(window.u8.subarray(offset, offset + PAGE));
     return this.#store.writePage(slot, window, offset);
   }
 
-  readPage(slot: number, window: PageWindow, offset: number): boolean {
+  readPage(slot: number, window: PageWindow, offset: number): PageResult {
     this.#note(slot, window, offset);
     this.moved++;
-    check(this.#store.readPage(slot, window, offset), `slot ${slot}: cannot be read`);
+    const result = this.#store.readPage(slot, window, offset);
+    check(result === PAGE_DONE, `slot ${slot}: cannot be read`);
     this.#compare(slot, window, offset);
-    return true;
+    return result;
   }
 
-  freePage(slot: number): void {
+  freePage(slot: number): PageResult {
     this.zeroPage(slot);
-    this.#store.freePage(slot);
+    return this.#store.freePage(slot);
   }
 
-  zeroPage(slot: number): void {
+  zeroPage(slot: number): PageResult {
     check(slot >= 0 && slot < this.slots, `no slot ${slot}`);
     this.cleared++;
     this.#model[slot]!.fill(0);
-    this.#store.zeroPage(slot);
+    return this.#store.zeroPage(slot);
   }
 
-  zeroPartOfPage(slot: number, from: number, to: number, window: PageWindow, at: number): boolean {
+  zeroPartOfPage(
+    slot: number,
+    from: number,
+    to: number,
+    window: PageWindow,
+    at: number,
+  ): PageResult {
     this.#note(slot, window, at);
     check(from >= 0 && from <= to && to <= PAGE, `part [${from}, ${to}) of slot ${slot}`);
     this.cleared++;
     this.#model[slot]!.fill(0, from, to);
     return this.#store.zeroPartOfPage(slot, from, to, window, at);
   }
+
+  abandon(): void {}
 
   /** The model of a slot. */
   page(slot: number): Uint8Array {
@@ -288,7 +299,8 @@ export class CheckedStore implements PageDevice<PageWindow> {
   compareSlots(first: number, count: number): void {
     for (let i = 0; i < count; i++) {
       const slot = (first + i) % this.slots;
-      check(this.#store.readPage(slot, this.#scratch, 65536), `slot ${slot}: cannot be read`);
+      const result = this.#store.readPage(slot, this.#scratch, 65536);
+      check(result === PAGE_DONE, `slot ${slot}: cannot be read`);
       this.#compare(slot, this.#scratch, 65536);
     }
   }

@@ -1,6 +1,7 @@
 /** A page store with a window to go through and the model of what it must hold. */
 
 import { expect } from 'vitest';
+import { PAGE_DONE } from '../../src/base/page-operation.ts';
 import { PAGE_BYTES } from '../../src/base/units.ts';
 import { WINDOW_BOUNCE_OFFSET, WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
 import { PageStore, type PageStoreOptions } from '../../src/store/page-store.ts';
@@ -35,7 +36,7 @@ export class StoreBench {
   /** Writes from `offset` of the window; the page there must stay as it was. */
   write(slot: number, page: Uint8Array, offset = GUEST_PAGE): boolean {
     this.window.u8.set(page, offset);
-    const isWritten = this.store.writePage(slot, this.window, offset);
+    const isWritten = this.store.writePage(slot, this.window, offset) === PAGE_DONE;
     const after = this.window.u8.subarray(offset, offset + PAGE_BYTES);
     expect(Buffer.compare(after, page)).toBe(0);
     this.model.writes++;
@@ -48,7 +49,7 @@ export class StoreBench {
   read(slot: number, offset = GUEST_PAGE): boolean {
     const { u8 } = this.window;
     u8.fill(CANARY, WINDOW_WORK_BYTES);
-    const isRead = this.store.readPage(slot, this.window, offset);
+    const isRead = this.store.readPage(slot, this.window, offset) === PAGE_DONE;
     this.model.reads++;
     const expected = isRead ? this.model.page(slot) : new Uint8Array(PAGE_BYTES).fill(CANARY);
     const target = u8.subarray(offset, offset + PAGE_BYTES);
@@ -72,7 +73,8 @@ export class StoreBench {
 
   zeroPart(slot: number, from: number, to: number): boolean {
     const { store, window, model } = this;
-    const isDone = store.zeroPartOfPage(slot, from, to, window, WINDOW_BOUNCE_OFFSET);
+    const bounce = WINDOW_BOUNCE_OFFSET;
+    const isDone = store.zeroPartOfPage(slot, from, to, window, bounce) === PAGE_DONE;
     if (isDone) model.put(slot, model.page(slot).slice().fill(0, from, to));
     return isDone;
   }

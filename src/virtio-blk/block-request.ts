@@ -1,0 +1,58 @@
+/**
+ * One request of a queue from its parse to its completion: what it asks for, how it has gone so
+ * far, and how many operations on pages it still waits for. A queue keeps a pool of these records.
+ *
+ * Life: taken from the pool → parsed and carried out (its chain is the queue's own) → completed; or,
+ * when operations are pending, held (it keeps a copy of the chain) → the last one ends → completed.
+ */
+
+import { DescriptorChain } from '../virtio/chain.ts';
+import { VIRTIO_BLK_S_OK } from './protocol.ts';
+
+/** A request within the advertised limits (SEG_MAX) has no more: such copies are kept for reuse. */
+const KEPT_SEGMENTS_MAX = 128;
+const SEGMENTS_MIN = 8;
+
+export class BlockRequest {
+  /** Its number in the queue's pool: by it pending operations name their request. */
+  readonly index: number;
+  /** Its place in the order of completion. */
+  sequence = 0;
+  type = 0;
+  status = VIRTIO_BLK_S_OK;
+  /** Bytes that a completed read has written, or that it will. */
+  dataBytes = 0;
+  /** Operations on pages that have not ended. */
+  pending = 0;
+  isHeld = false;
+  /** The copy of the chain while it is held. */
+  chain = new DescriptorChain(SEGMENTS_MIN);
+
+  constructor(index: number) {
+    this.index = index;
+  }
+
+  begin(sequence: number): void {
+    this.sequence = sequence;
+    this.type = 0;
+    this.status = VIRTIO_BLK_S_OK;
+    this.dataBytes = 0;
+    this.pending = 0;
+    this.isHeld = false;
+  }
+
+  /** Keeps a copy of `chain`: the queue goes on to the next request with it. */
+  hold(chain: DescriptorChain): void {
+    if (chain.count > this.chain.capacity) {
+      this.chain = new DescriptorChain(2 ** Math.ceil(Math.log2(chain.count)));
+    }
+    this.chain.copyFrom(chain);
+    this.isHeld = true;
+  }
+
+  /** Back to the pool; what only an unusual driver needs is not hoarded. */
+  release(): void {
+    this.isHeld = false;
+    if (this.chain.capacity > KEPT_SEGMENTS_MAX) this.chain = new DescriptorChain(SEGMENTS_MIN);
+  }
+}

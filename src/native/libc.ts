@@ -26,6 +26,14 @@ export function addressOf(view: Uint8Array): bigint {
   return koffi.address(view) as bigint;
 }
 
+/**
+ * A view of `bytes` of memory that this program mapped and keeps mapped. Small ones only, made once:
+ * each costs a collection in proportion to its size, and none can be taken back.
+ */
+export function viewAt(address: bigint, bytes: number): ArrayBuffer {
+  return koffi.view(address, bytes);
+}
+
 /** errno of the call just made on this thread. */
 export function lastErrno(): number {
   return koffi.errno();

@@ -10,7 +10,7 @@
 import { assert } from '../base/assert.ts';
 import { SystemError } from '../base/errors.ts';
 import { PAGE_BYTES } from '../base/units.ts';
-import { addressOf, lastErrno, libcFunction } from './libc.ts';
+import { addressOf, lastErrno, libcFunction, viewAt } from './libc.ts';
 
 const PROT_READ_WRITE = 3;
 const MAP_SHARED = 0x01;
@@ -18,10 +18,11 @@ const MAP_PRIVATE = 0x02;
 const MAP_FIXED = 0x10;
 const MAP_ANONYMOUS = 0x20;
 const MAP_NORESERVE = 0x4000;
+const MAP_POPULATE = 0x8000;
 const MADV_DONTNEED = 4;
 
 const c = {
-  // The result is compared as an integer only: MAP_FIXED returns the address that was asked for.
+  // The result is an integer: compared with what was asked for, or the place of a view for good.
   mmap: libcFunction('intptr_t mmap(void *, size_t, int prot, int flags, int fd, int64_t offset)'),
   madvise: libcFunction('int madvise(void *, size_t, int advice)'),
 };
@@ -40,6 +41,17 @@ export function mapFileOver(
   if (Number(c.mmap(target, length, PROT_READ_WRITE, flags, fd, fileOffset)) === -1) {
     throw new SystemError('mmap', lastErrno(), `mapping ${length} bytes of fd ${fd}`);
   }
+}
+
+/**
+ * Maps `bytes` of a kernel object's memory (the rings of io_uring, which refuse a place of ours) at a
+ * place of the kernel's choice, for good: the view could not be taken back.
+ */
+export function mapShared(fd: number, offset: number, bytes: number): Int32Array {
+  const address = c.mmap(null, bytes, PROT_READ_WRITE, MAP_SHARED | MAP_POPULATE, fd, offset);
+  if (Number(address) === -1)
+    throw new SystemError('mmap', lastErrno(), `${bytes} bytes of fd ${fd}`);
+  return new Int32Array(viewAt(BigInt(address), bytes));
 }
 
 /** Replaces a mapping by fresh anonymous memory. */

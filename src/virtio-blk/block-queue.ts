@@ -180,7 +180,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   takePage(index: number, page: number, window: W, offset: number): boolean {
     const request = this.#requests[index]!;
     this.#find(request, page);
-    if (this.#finder.gather(window.u8, offset, PAGE_BYTES)) return true;
+    if (this.#finder.gather(window, offset, PAGE_BYTES)) return true;
     this.#foundIn = undefined;
     return false;
   }
@@ -192,11 +192,13 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
       request.status = VIRTIO_BLK_S_IOERR;
     } else if (request.type === VIRTIO_BLK_T_IN) {
       this.#find(request, page);
-      if (!this.#finder.scatter(window.u8, offset, PAGE_BYTES)) this.#refuse(request);
+      if (!this.#finder.scatter(window, offset, PAGE_BYTES)) this.#refuse(request);
     }
     if (request.pending === 0 && request.isHeld) {
       this.#held--;
       this.#complete(request);
+      // The driver need not wait for the rest of what has ended meanwhile.
+      if (this.#unpublished >= PUBLISH_BATCH) this.#publish();
     }
   }
 
@@ -244,7 +246,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     this.#ranges.clear();
     cursor.toReadable();
     const { HEADER_BYTES } = VIRTIO_BLK_REQ;
-    if (chain.readableBytes < HEADER_BYTES || !cursor.gather(this.#header, 0, HEADER_BYTES)) {
+    if (chain.readableBytes < HEADER_BYTES || !cursor.read(this.#header, HEADER_BYTES)) {
       this.#refuse(request);
       return true;
     }
@@ -324,7 +326,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   }
 
   #decideRanges(request: BlockRequest, bytes: number): void {
-    if (!ClearRanges.isSize(bytes) || !this.#cursor.gather(this.#ranges.bytes, 0, bytes)) {
+    if (!ClearRanges.isSize(bytes) || !this.#cursor.read(this.#ranges.bytes, bytes)) {
       this.#refuse(request);
       return;
     }
@@ -387,7 +389,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     const offset = isWhole ? cursor.offset : WINDOW_BOUNCE_OFFSET;
     if (!isWhole) cursor.unread(found);
     if (request.type === VIRTIO_BLK_T_OUT) {
-      if (!isWhole && !cursor.gather(window.u8, offset, PAGE_BYTES)) {
+      if (!isWhole && !cursor.gather(window, offset, PAGE_BYTES)) {
         this.#refuse(request);
         return;
       }
@@ -400,7 +402,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     if (isWhole) return;
     // The cursor comes out behind the page; without a page the bounce page holds another's.
     if (result !== PAGE_DONE) cursor.skip(PAGE_BYTES);
-    else if (!cursor.scatter(window.u8, offset, PAGE_BYTES)) this.#refuse(request);
+    else if (!cursor.scatter(window, offset, PAGE_BYTES)) this.#refuse(request);
   }
 
   #note(request: BlockRequest, result: PageResult): void {

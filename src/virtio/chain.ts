@@ -6,7 +6,7 @@
  */
 
 import type { GuestMemory } from '../memory/guest-memory.ts';
-import type { Window } from '../memory/window.ts';
+import { copyBetween, copyBytes, type Window } from '../memory/window.ts';
 
 /** Bytes of one direction of a chain never exceed this; §2.7.5.2 allows 2^32 in total. */
 export const CHAIN_BYTES_MAX = 0x7fffffff;
@@ -134,37 +134,39 @@ export class ChainCursor<W extends Window = Window> {
     this.#inSegment = (this.#inSegment - count) | 0;
   }
 
-  /** Copies the next `count` bytes, in however many pieces, to `at` of `to`. False: not all are there. */
-  gather(to: Uint8Array, at: number, count: number): boolean {
+  /**
+   * Copies the next `count` bytes, in however many pieces, to the beginning of `bytes`. False: not
+   * all of them are there.
+   */
+  read(bytes: Uint8Array, count: number): boolean {
     for (let done = 0; done < count; ) {
       const found = this.next(count - done);
       if (found === 0) return false;
-      copyBytes(this.window!.u8, this.offset, to, at + done, found);
+      copyBytes(this.window!.u8, this.offset, bytes, done, found);
       done += found;
     }
     return true;
   }
 
-  /** The same in the other direction: `count` bytes at `at` of `from`. */
-  scatter(from: Uint8Array, at: number, count: number): boolean {
+  /** The same to byte `at` of another window, or of the same. */
+  gather(to: W, at: number, count: number): boolean {
     for (let done = 0; done < count; ) {
       const found = this.next(count - done);
       if (found === 0) return false;
-      copyBytes(from, at + done, this.window!.u8, this.offset, found);
+      copyBetween(this.window!, this.offset, to, at + done, found);
       done += found;
     }
     return true;
   }
-}
 
-/** HOT PATH. Between two views, or within one; `set` would want a sub-view, an allocation. */
-function copyBytes(
-  from: Uint8Array,
-  fromIndex: number,
-  to: Uint8Array,
-  toIndex: number,
-  count: number,
-): void {
-  if (from === to) to.copyWithin(toIndex, fromIndex, fromIndex + count);
-  else for (let i = 0; i < count; i++) to[toIndex + i] = from[fromIndex + i]!;
+  /** In the other direction: `count` bytes at `at` of `from`. */
+  scatter(from: W, at: number, count: number): boolean {
+    for (let done = 0; done < count; ) {
+      const found = this.next(count - done);
+      if (found === 0) return false;
+      copyBetween(from, at + done, this.window!, this.offset, found);
+      done += found;
+    }
+    return true;
+  }
 }

@@ -27,6 +27,14 @@ const TOOLS = {
   },
   'dpkg-deb': program('dpkg-deb', 'dpkg'),
   setpriv: program('setpriv', 'util-linux'),
+  xxhsum: program('xxhsum', 'xxhash'),
+  mkswap: program('mkswap', 'util-linux'),
+  swapon: program('swapon', 'mount'),
+  losetup: program('losetup', 'mount'),
+  'mkfs.ext4': program('mkfs.ext4', 'e2fsprogs'),
+  filefrag: program('filefrag', 'e2fsprogs'),
+  'mkfs.xfs': program('mkfs.xfs', 'xfsprogs'),
+  'mkfs.btrfs': program('mkfs.btrfs', 'btrfs-progs'),
 } as const satisfies Record<string, Tool>;
 
 export type ToolName = keyof typeof TOOLS;
@@ -34,12 +42,22 @@ export type ToolName = keyof typeof TOOLS;
 const GUEST = ['qemu-system-x86_64', 'setpriv', 'gcc', 'dpkg-deb'] as const;
 /** Other people's LZO: the judges of the codec. */
 const JUDGES = ['lzop', 'lzo-headers'] as const;
+/** File systems and swap areas for backing swaps to lie on, and the judge of their extents. */
+const DISKS = [
+  'mkswap',
+  'swapon',
+  'losetup',
+  'mkfs.ext4',
+  'filefrag',
+  'mkfs.xfs',
+  'mkfs.btrfs',
+] as const;
 
 /** What each target of the Makefile needs. */
 const PROFILES = {
   demo: GUEST,
-  check: [...JUDGES, 'qemu-storage-daemon', 'file'],
-  test: [...GUEST, 'qemu-img'],
+  check: [...JUDGES, 'xxhsum', ...DISKS, 'qemu-storage-daemon', 'file'],
+  test: [...GUEST, ...DISKS, 'qemu-img'],
   bench: ['gcc', ...JUDGES],
 } as const satisfies Record<string, readonly ToolName[]>;
 

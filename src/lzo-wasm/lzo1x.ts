@@ -28,6 +28,7 @@ interface Exports {
   decompress(src: number, srcLen: number, dst: number, dstCapacity: number): number;
   fillPeriod(src: number): number;
   fill(dst: number, lo: number, hi: number): void;
+  checksum(src: number, seed: number): number;
 }
 
 let compiled: WebAssembly.Module | undefined;
@@ -85,5 +86,10 @@ export class Lzo1x {
   /** Fills a 4096-byte page with an eight-byte pattern: `lo` first, both little-endian. */
   fill(dst: number, lo: number, hi: number): void {
     this.#codec.fill(dst, lo, hi);
+  }
+
+  /** The low half of XXH64 over a 4096-byte page, as a signed 32-bit integer. */
+  checksum(src: number, seed: number): number {
+    return this.#codec.checksum(src, seed);
   }
 }

@@ -11,22 +11,29 @@ import {
 } from '../memory/memory-file.ts';
 import { Arena } from '../xvmalloc/arena.ts';
 import { Xvmalloc } from '../xvmalloc/xvmalloc.ts';
-import { arenaState, HEADER, HEADER_MAGIC, headerFigures, storeLayout } from './layout.ts';
+import {
+  arenaState,
+  HEADER,
+  HEADER_MAGIC,
+  type HeaderFigures,
+  headerFigures,
+  storeLayout,
+} from './layout.ts';
 
-export interface MappedStore {
+export interface MappedStore extends HeaderFigures {
   /** The bookkeeping file: other threads map its first page for the figures. */
   readonly fd: number;
-  readonly counters: Float64Array;
-  readonly gauges: Float64Array;
   readonly table: Int32Array;
+  /** By slot: of the page on the backing swap. Empty without one. */
+  readonly checksums: Int32Array;
   /** The allocator's own words. */
   readonly lists: Int32Array;
   readonly arena: Arena;
 }
 
-/** A new, empty store of `slots` pages. */
-export function mapStore(slots: number): MappedStore {
-  const layout = storeLayout(slots);
+/** A new, empty store of `slots` pages, with or without a backing swap. */
+export function mapStore(slots: number, hasBacking = false): MappedStore {
+  const layout = storeLayout(slots, hasBacking);
   const fd = createReservedMemoryFile('ramzswap-table', layout.bytes);
   const file = mapFileWindow(fd, 0, layout.bytes);
   const { buffer } = file.memory;
@@ -38,6 +45,7 @@ export function mapStore(slots: number): MappedStore {
     fd,
     ...headerFigures(file),
     table: new Int32Array(buffer, layout.table, slots),
+    checksums: new Int32Array(buffer, layout.checksums, hasBacking ? slots : 0),
     lists: new Int32Array(buffer, layout.lists, Xvmalloc.STATE_WORDS),
     arena: new Arena(arenaFd, layout.arenaPages, arenaState(file, layout)),
   };

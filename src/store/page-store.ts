@@ -1,12 +1,16 @@
 /**
  * The page store: what every slot of one swap disk holds, compressed. It sees page numbers and
- * pages in windows, never sectors, descriptors or guest addresses.
+ * pages in windows, never sectors, descriptors or guest addresses. It knows memory only: with a
+ * backing swap, backed-store.ts decides what goes where, and uses this one for what stays.
  *
  * The table has one word a slot; a slot changes hands in one aligned store, the commit point of a
  * write. Values are unsigned; JavaScript reads them signed.
  *
  *         0            never written, or freed: reads as zeros
- *         1 …  255     other states (none yet: on the backing swap, lost)
+ *         1            on the backing swap
+ *         2            lost: was on the backing swap, and overwriting it there has failed or is under
+ *                      way; reads as an error until it is written again
+ *         3 …  255     other states (none yet)
  *       256 …  511     every byte of the page is word − 256
  *      1024 … 2^32−1   position in the arena: of an object (its size tells what it is), or of a
  *                      raw page (a whole arena page)
@@ -22,6 +26,7 @@ import { errnoText } from '../base/errors.ts';
 import { PAGE_DONE, PAGE_FAILED, type PageResult } from '../base/page-operation.ts';
 import { PAGE_BYTES } from '../base/units.ts';
 import { codecModule, lzo1xWorstCase } from '../lzo-wasm/lzo1x.ts';
+import { copyWords } from '../memory/window.ts';
 import type { Arena } from '../xvmalloc/arena.ts';
 import { PAGE_RAW } from '../xvmalloc/arena.ts';
 import {
@@ -37,16 +42,25 @@ import { type MappedStore, mapStore } from './mapped-store.ts';
 import { type PageWindow, WORK_IN, WORK_OUT, WORK_PAGE } from './page-window.ts';
 import { COUNTER } from './statistics.ts';
 
-const SLOT_EMPTY = 0;
+export const SLOT_EMPTY = 0;
+export const SLOT_BACKED = 1;
+export const SLOT_LOST = 2;
 const SLOT_FILLED = 256;
-const SLOT_POSITION_MIN = 1024;
+export const SLOT_POSITION_MIN = 1024;
 const WORDS_PER_PAGE = PAGE_BYTES / 4;
 const GOOD_COMPRESS_BYTES = PAGE_BYTES / 2;
 const FILL_OBJECT_BYTES_MAX = 8;
 /** SPEC: without a backing swap, a result above three quarters of a page is kept as it was. */
 export const INCOMPRESSIBLE_BYTES = (PAGE_BYTES / 4) * 3;
+/** The most that can be asked for: a larger result does not fit the allocator. */
+export const INCOMPRESSIBLE_BYTES_MAX = OBJECT_BYTES_MAX;
 
-assert(INCOMPRESSIBLE_BYTES <= OBJECT_BYTES_MAX, 'compressed pages fit the allocator');
+/** How a page may be kept in memory: as a repeated pattern, compressed as well, or in any way. */
+export const KEEP_FILLED = 0;
+export const KEEP_COMPRESSED = 1;
+export const KEEP_ANY = 2;
+
+assert(INCOMPRESSIBLE_BYTES <= INCOMPRESSIBLE_BYTES_MAX, 'compressed pages fit the allocator');
 assert(lzo1xWorstCase(PAGE_BYTES) > PAGE_BYTES, 'a result may be larger than its page');
 
 /** How much trimming waits: what nobody needed for this long goes back to the system. */
@@ -56,6 +70,10 @@ export interface PageStoreOptions {
   readonly slots: number;
   /** Hard limit of memory for pages, pool and raw, in bytes. */
   readonly poolLimitBytes?: number;
+  /** A page that compresses to more is incompressible. Default INCOMPRESSIBLE_BYTES. */
+  readonly incompressibleBytes?: number;
+  /** There is a backing swap: keep checksums. */
+  readonly hasBacking?: boolean;
 }
 
 export class PageStore {
@@ -69,6 +87,7 @@ export class PageStore {
   readonly #counters: Float64Array;
   readonly #arena: Arena;
   readonly #objects: Xvmalloc;
+  readonly #incompressibleBytes: number;
   #trimDue = 0;
   #isOutOfMemory = false;
   #isDamageReported = false;
@@ -77,7 +96,9 @@ export class PageStore {
     // Now, not at the first guest's page: a file that is missing must be a refusal at start.
     codecModule();
     this.slots = options.slots;
-    this.mapped = mapStore(options.slots);
+    this.#incompressibleBytes = options.incompressibleBytes ?? INCOMPRESSIBLE_BYTES;
+    assert(this.#incompressibleBytes <= INCOMPRESSIBLE_BYTES_MAX, 'a kept page fits the allocator');
+    this.mapped = mapStore(options.slots, options.hasBacking);
     this.#table = this.mapped.table;
     this.#counters = this.mapped.counters;
     this.#arena = this.mapped.arena;
@@ -99,15 +120,15 @@ export class PageStore {
    */
   writePage(slot: number, window: PageWindow, offset: number): PageResult {
     this.#counters[COUNTER.numWrites]!++;
-    const word = this.#secure(window, offset);
+    const word = this.secure(window, offset, KEEP_ANY);
     if (word === SLOT_EMPTY) {
       this.#counters[COUNTER.failedWrites]!++;
-      this.#reportMemory();
+      this.reportMemory();
       return PAGE_FAILED;
     }
     // A page that takes no memory is no news about memory.
     if (word >>> 0 >= SLOT_POSITION_MIN) this.#isOutOfMemory = false;
-    this.#replace(slot, word);
+    this.publish(slot, word);
     return PAGE_DONE;
   }
 
@@ -118,9 +139,10 @@ export class PageStore {
    */
   readPage(slot: number, window: PageWindow, offset: number): PageResult {
     this.#counters[COUNTER.numReads]!++;
-    if (this.#load(this.#table[slot]!, window, offset)) return PAGE_DONE;
+    if (this.load(slot, window, offset)) return PAGE_DONE;
     this.#counters[COUNTER.failedReads]!++;
-    if (!this.#isDamageReported) {
+    // What is lost was told of when it was lost.
+    if (this.#table[slot] !== SLOT_LOST && !this.#isDamageReported) {
       this.#isDamageReported = true;
       this.onTrouble(`page ${slot}: stored data is damaged; failed_reads counts this and any more`);
     }
@@ -130,7 +152,7 @@ export class PageStore {
   /** HOT PATH: no allocation. The guest needs the slot no longer; it reads as zeros. */
   freePage(slot: number): PageResult {
     if (this.#table[slot] !== SLOT_EMPTY) {
-      this.#replace(slot, SLOT_EMPTY);
+      this.publish(slot, SLOT_EMPTY);
       this.#counters[COUNTER.notifyFree]!++;
     }
     return PAGE_DONE;
@@ -138,7 +160,7 @@ export class PageStore {
 
   /** HOT PATH: no allocation. The slot becomes a zero page. */
   zeroPage(slot: number): PageResult {
-    this.#replace(slot, SLOT_FILLED);
+    this.publish(slot, SLOT_FILLED);
     return PAGE_DONE;
   }
 
@@ -153,11 +175,11 @@ export class PageStore {
     window: PageWindow,
     bounce: number,
   ): PageResult {
-    if (!this.#load(this.#table[slot]!, window, bounce)) return PAGE_FAILED;
+    if (!this.load(slot, window, bounce)) return PAGE_FAILED;
     window.u8.fill(0, bounce + from, bounce + to);
-    const word = this.#secure(window, bounce);
+    const word = this.secure(window, bounce, KEEP_ANY);
     if (word === SLOT_EMPTY) return PAGE_FAILED;
-    this.#replace(slot, word);
+    this.publish(slot, word);
     return PAGE_DONE;
   }
 
@@ -171,8 +193,25 @@ export class PageStore {
     const position = positionOfPage(arenaPage);
     const words = new Int32Array(page.buffer, page.byteOffset, WORDS_PER_PAGE);
     this.#arena.segments[position >>> SEGMENT_SHIFT]!.set(words, position & SEGMENT_WORD_MASK);
-    this.#replace(slot, position);
+    this.publish(slot, position);
     return true;
+  }
+
+  // ── What backed-store.ts is made of ───────────────────────────────────────────────────────────
+  // HOT PATH: no allocation, no BigInt, no closures, no await.
+
+  /** The slot's table word, signed. */
+  wordOf(slot: number): number {
+    return this.#table[slot]!;
+  }
+
+  /** What the slot's page adds to `compr_data_size`: 0 unless it is one of `pages_stored`. */
+  storedBytes(slot: number): number {
+    const word = this.#table[slot]!;
+    if (word >>> 0 < SLOT_POSITION_MIN) return 0;
+    if (isPagePosition(word)) return PAGE_BYTES;
+    const bytes = this.#objects.sizeOf(word);
+    return bytes > FILL_OBJECT_BYTES_MAX ? bytes : 0;
   }
 
   /**
@@ -192,14 +231,20 @@ export class PageStore {
     return arena.sparePages === 0 ? -1 : TRIM_INTERVAL_MICROS / 1000;
   }
 
-  /** Makes the slot's new content exist: the word to publish, or SLOT_EMPTY without memory. */
-  #secure(window: PageWindow, offset: number): number {
+  /**
+   * Makes a slot's new content exist, in one of the ways that `keep` allows: the word to publish, or
+   * SLOT_EMPTY when it cannot be kept so, or there is no memory.
+   */
+  secure(window: PageWindow, offset: number, keep: number): number {
     const { codec } = window;
     const period = codec.fillPeriod(offset);
     if (period === 1) return SLOT_FILLED + window.u8[offset]!;
     if (period !== 0) return this.#secureObject(window, offset, period);
+    if (keep === KEEP_FILLED) return SLOT_EMPTY;
     const bytes = codec.compress(offset, PAGE_BYTES, WORK_OUT);
-    if (bytes > INCOMPRESSIBLE_BYTES) return this.#secureRaw(window, offset);
+    if (bytes > this.#incompressibleBytes) {
+      return keep === KEEP_ANY ? this.#secureRaw(window, offset) : SLOT_EMPTY;
+    }
     assert(bytes > FILL_OBJECT_BYTES_MAX, 'a compressed page is longer than a fill pattern');
     return this.#secureObject(window, WORK_OUT, bytes);
   }
@@ -233,7 +278,7 @@ export class PageStore {
   }
 
   /** Publishes `word` as the slot's content, then lets go of what it held. */
-  #replace(slot: number, word: number): void {
+  publish(slot: number, word: number): void {
     const old = this.#table[slot]!;
     Atomics.store(this.#table, slot, word);
     this.#account(word, 1);
@@ -248,7 +293,9 @@ export class PageStore {
     const counters = this.#counters;
     if (word >>> 0 < SLOT_POSITION_MIN) {
       if (word === SLOT_FILLED) counters[COUNTER.pagesZero]! += by;
-      else if (word !== SLOT_EMPTY) counters[COUNTER.pagesSame]! += by;
+      else if (word > SLOT_FILLED) counters[COUNTER.pagesSame]! += by;
+      else if (word === SLOT_BACKED) counters[COUNTER.pagesOnBacking]! += by;
+      else if (word === SLOT_LOST) counters[COUNTER.pagesLost]! += by;
       return;
     }
     if (isPagePosition(word)) {
@@ -267,8 +314,9 @@ export class PageStore {
     if (bytes <= GOOD_COMPRESS_BYTES) counters[COUNTER.goodCompress]! += by;
   }
 
-  /** Puts the page that `word` stands for at `offset` of `window`. False: damaged data. */
-  #load(word: number, window: PageWindow, offset: number): boolean {
+  /** Puts the slot's page at `offset` of `window`. False: it is damaged, lost, or not in memory. */
+  load(slot: number, window: PageWindow, offset: number): boolean {
+    const word = this.#table[slot]!;
     if (word >>> 0 < SLOT_POSITION_MIN) {
       if (word !== SLOT_EMPTY && word < SLOT_FILLED) return false;
       const byte = word === SLOT_EMPTY ? 0 : word - SLOT_FILLED;
@@ -297,7 +345,7 @@ export class PageStore {
     return true;
   }
 
-  #reportMemory(): void {
+  reportMemory(): void {
     if (this.#isOutOfMemory) return;
     this.#isOutOfMemory = true;
     const { usedPages, limitPages, lastErrno } = this.#arena;
@@ -307,15 +355,4 @@ export class PageStore {
         : `no memory for more pages: ${errnoText(lastErrno)}; writes fail until some is free`,
     );
   }
-}
-
-/** HOT PATH. Words between two views; `set` would want a sub-view, an allocation for every page. */
-function copyWords(
-  from: Int32Array,
-  fromIndex: number,
-  to: Int32Array,
-  toIndex: number,
-  count: number,
-): void {
-  for (let i = 0; i < count; i++) to[toIndex + i] = from[fromIndex + i]!;
 }

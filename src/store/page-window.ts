@@ -8,7 +8,7 @@
 import { assert } from '../base/assert.ts';
 import { PAGE_BYTES } from '../base/units.ts';
 import { LZO1X_DICT_BYTES, Lzo1x, lzo1xWorstCase } from '../lzo-wasm/lzo1x.ts';
-import { WINDOW_CODEC_BYTES, Window } from '../memory/window.ts';
+import { copyWords, WINDOW_CODEC_BYTES, Window } from '../memory/window.ts';
 
 const DICTIONARY = 0;
 /** Compressor's result. */
@@ -30,4 +30,14 @@ export class PageWindow extends Window {
     super(bytes);
     this.codec = new Lzo1x(this.memory, DICTIONARY);
   }
+}
+
+/** HOT PATH: no allocation. A page from one window, at any byte offset, to a whole place in another. */
+export function copyPage(from: PageWindow, offset: number, to: PageWindow, toOffset: number): void {
+  let at = offset;
+  if ((at & 3) !== 0) {
+    from.u8.copyWithin(WORK_PAGE, at, at + PAGE_BYTES);
+    at = WORK_PAGE;
+  }
+  copyWords(from.i32, at >> 2, to.i32, toOffset >> 2, PAGE_BYTES / 4);
 }

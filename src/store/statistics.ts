@@ -4,8 +4,10 @@
  * read and written count pages; `invalid_io` counts requests.
  */
 
+import { LATENCY_BUCKETS } from '../backing/page-io.ts';
 import { PAGE_BYTES } from '../base/units.ts';
 import { ARENA_GAUGE } from '../xvmalloc/arena.ts';
+import type { HeaderFigures } from './layout.ts';
 
 /** Index of each counter in the header page. */
 export const COUNTER = {
@@ -28,6 +30,13 @@ export const COUNTER = {
   requestsDiscard: 15,
   requestsOther: 16,
   invalidIo: 17,
+  /** Slots whose page is on the backing swap, or was and is lost. */
+  pagesOnBacking: 18,
+  pagesLost: 19,
+  /** Pages moved from memory to the backing swap because the memory limit was lowered. */
+  pagesMovedOut: 20,
+  /** No counter: the limit on comprDataSize, in bytes, as it is now. */
+  memlimit: 21,
 } as const;
 export const COUNTER_COUNT = Object.keys(COUNTER).length;
 
@@ -53,6 +62,12 @@ export interface Statistics {
   readonly mem_used_total: number;
   readonly bdev_num_reads: number;
   readonly bdev_num_writes: number;
+  readonly pages_on_backing: number;
+  readonly pages_lost: number;
+  readonly pages_moved_out: number;
+  /** I/Os on the backing swap by latency: entry i counts those of [2^i, 2^(i+1)) microseconds. */
+  readonly bdev_read_latency: readonly number[];
+  readonly bdev_write_latency: readonly number[];
   readonly requests_read: number;
   readonly requests_write: number;
   readonly requests_discard: number;
@@ -63,19 +78,22 @@ function percent(part: number, whole: number): number {
   return whole === 0 ? 0 : Math.floor((100 * part) / whole);
 }
 
+/** What does not change while a device exists. */
+export interface StoreIdentity {
+  readonly disksizeBytes: number;
+  readonly backingSwapName: string | null;
+}
+
 /** Reads the figures at one moment. Counters of another thread may be a few requests apart. */
-export function readStatistics(
-  disksizeBytes: number,
-  counters: Float64Array,
-  gauges: Float64Array,
-): Statistics {
+export function readStatistics(identity: StoreIdentity, figures: HeaderFigures): Statistics {
+  const { counters, gauges, latencies } = figures;
   const count = (index: number) => counters[index]!;
   const pagesUsed = gauges[ARENA_GAUGE.poolPages]! + gauges[ARENA_GAUGE.rawPages]!;
   const pagesStored = count(COUNTER.pagesStored);
   return {
-    backing_swap_name: null,
-    memlimit: 0,
-    disksize: disksizeBytes,
+    backing_swap_name: identity.backingSwapName,
+    memlimit: count(COUNTER.memlimit),
+    disksize: identity.disksizeBytes,
     num_reads: count(COUNTER.numReads),
     num_writes: count(COUNTER.numWrites),
     failed_reads: count(COUNTER.failedReads),
@@ -93,6 +111,11 @@ export function readStatistics(
     mem_used_total: pagesUsed * PAGE_BYTES,
     bdev_num_reads: count(COUNTER.bdevNumReads),
     bdev_num_writes: count(COUNTER.bdevNumWrites),
+    pages_on_backing: count(COUNTER.pagesOnBacking),
+    pages_lost: count(COUNTER.pagesLost),
+    pages_moved_out: count(COUNTER.pagesMovedOut),
+    bdev_read_latency: [...latencies.subarray(0, LATENCY_BUCKETS)],
+    bdev_write_latency: [...latencies.subarray(LATENCY_BUCKETS)],
     requests_read: count(COUNTER.requestsRead),
     requests_write: count(COUNTER.requestsWrite),
     requests_discard: count(COUNTER.requestsDiscard),

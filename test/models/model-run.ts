@@ -18,28 +18,29 @@ const RING_SIZES = [1024, 256, 128, 32];
 const BATCHES_PER_SESSION = 64;
 
 export const MODEL_DISK_BYTES = 32 << 20;
-export const MODEL_DAEMON_ARGS = [
-  ...['--disksize', `${MODEL_DISK_BYTES >> 20}M`],
-  ...['--num-queues', `${RING_SIZES.length}`, '--log-level', 'warn'],
-];
+/** Without its disk: that is MODEL_DAEMON_ARGS, or a backing swap. */
+export const MODEL_QUEUE_ARGS = ['--num-queues', `${RING_SIZES.length}`, '--log-level', 'warn'];
+export const MODEL_DAEMON_ARGS = ['--disksize', `${MODEL_DISK_BYTES >> 20}M`, ...MODEL_QUEUE_ARGS];
 
 export interface ModelRunOptions {
   readonly seed: number;
   readonly operations: number;
+  /** The daemon has a backing swap as large as MODEL_DISK_BYTES. */
+  readonly hasBacking?: boolean;
   readonly onProgress?: (operations: number) => void;
 }
 
 /** Runs the program on a fresh daemon; throws at the first difference. Returns what was done. */
 export async function runModel(
   daemon: Daemon,
-  { seed, operations, onProgress = () => {} }: ModelRunOptions,
+  { seed, operations, hasBacking = false, onProgress = () => {} }: ModelRunOptions,
 ): Promise<{ operations: number; statistics: Statistics }> {
   const control = await ControlClient.connect(daemon.controlPath);
   let guest = connect(daemon, 0, 0);
   try {
     const header = readPageZero(guest);
     const slots = MODEL_DISK_BYTES / PAGE_BYTES;
-    const program = new DeviceProgram({ seed, slots, name: NAME, header });
+    const program = new DeviceProgram({ seed, slots, name: NAME, header, hasBacking });
     // The read of the header counts too.
     program.model.apply({ kind: 'read', sector: 0n, pages: 1 });
     for (let batch = 1; ; batch++) {

@@ -25,6 +25,8 @@ function hasPeriod(page: Uint8Array, period: number): boolean {
   return page.every((byte, i) => byte === page[i % period]);
 }
 
+const NO_LATENCIES: readonly number[] = new Array(24).fill(0);
+
 /** How a page is kept; the lengths are what SPEC counts as compressed data. */
 export type Keeping = 'zero' | 'same' | 'raw' | number;
 
@@ -98,6 +100,11 @@ export class PageStoreModel {
       mem_used_total: pagesUsed * PAGE_BYTES,
       bdev_num_reads: 0,
       bdev_num_writes: 0,
+      pages_on_backing: 0,
+      pages_lost: 0,
+      pages_moved_out: 0,
+      bdev_read_latency: NO_LATENCIES,
+      bdev_write_latency: NO_LATENCIES,
       requests_read: 0,
       requests_write: 0,
       requests_discard: 0,

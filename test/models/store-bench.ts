@@ -80,9 +80,10 @@ export class StoreBench {
   }
 
   compareStatistics(): void {
-    const { counters, gauges, arena } = this.store.mapped;
+    const { arena } = this.store.mapped;
     const disksize = this.store.slots * PAGE_BYTES;
-    const statistics = readStatistics(disksize, counters, gauges);
+    const identity = { disksizeBytes: disksize, backingSwapName: null };
+    const statistics = readStatistics(identity, this.store.mapped);
     expect(statistics).toEqual(this.model.statistics(disksize, arena.usedPages));
     expect(this.gauge(ARENA_GAUGE.rawPages)).toBe(this.model.rawPages);
     const poolBytes = this.gauge(ARENA_GAUGE.poolPages) * PAGE_BYTES;

@@ -1,15 +1,23 @@
 /** The record that users see, from counters and gauges. */
 
 import { describe, expect, it } from 'vitest';
+import { LATENCY_COUNT } from '../../src/store/layout.ts';
 import { COUNTER, COUNTER_COUNT, readStatistics } from '../../src/store/statistics.ts';
 import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
 
-function statisticsOf(counts: Partial<Record<keyof typeof COUNTER, number>>, gauges = [0, 0, 0]) {
+function statisticsOf(
+  counts: Partial<Record<keyof typeof COUNTER, number>>,
+  gauges = [0, 0, 0],
+  latencies = new Float64Array(LATENCY_COUNT),
+) {
   const counters = new Float64Array(COUNTER_COUNT);
   for (const [name, count] of Object.entries(counts)) {
     counters[COUNTER[name as keyof typeof COUNTER]] = count;
   }
-  return readStatistics(2 ** 30, counters, Float64Array.from(gauges));
+  return readStatistics(
+    { disksizeBytes: 2 ** 30, backingSwapName: '/swap' },
+    { counters, gauges: Float64Array.from(gauges), latencies },
+  );
 }
 
 it('has a place of its own for every counter', () => {
@@ -35,6 +43,10 @@ it('shows every counter under its own name', () => {
     requestsDiscard: 'requests_discard',
     requestsOther: 'requests_other',
     invalidIo: 'invalid_io',
+    pagesOnBacking: 'pages_on_backing',
+    pagesLost: 'pages_lost',
+    pagesMovedOut: 'pages_moved_out',
+    memlimit: 'memlimit',
   };
   for (const name of names.filter((one) => one in shown)) {
     const changed = Object.entries(statisticsOf({ [name]: 12345 })).filter(
@@ -43,6 +55,14 @@ it('shows every counter under its own name', () => {
     expect(changed).toEqual([[shown[name], 12345]]);
   }
   expect(Object.keys(shown)).toHaveLength(names.length - 2);
+});
+
+it('shows the latencies of reads, then of writes', () => {
+  const latencies = Float64Array.from({ length: LATENCY_COUNT }, (_, i) => i);
+  const statistics = statisticsOf({}, [0, 0, 0], latencies);
+  const { bdev_read_latency, bdev_write_latency } = statistics;
+  expect([...bdev_read_latency, ...bdev_write_latency]).toEqual([...latencies]);
+  expect(bdev_read_latency).toHaveLength(LATENCY_COUNT / 2);
 });
 
 describe('derived figures', () => {

@@ -7,6 +7,8 @@ import { parseSize } from '../base/units.ts';
 import { type DaemonOptions, runDaemon } from '../control/daemon.ts';
 import { defaultControlPath } from '../control/paths.ts';
 import { VERSION } from '../control/version.ts';
+import { BACKING_IO_KINDS, type BackingIoKind } from '../device/backing.ts';
+import { INCOMPRESSIBLE_BYTES_MAX } from '../store/page-store.ts';
 
 const QUEUES_MAX = 256;
 /** vhost-user.json's VhostUserBackendCapabilities: neither --read-only nor --blk-file. */
@@ -25,7 +27,9 @@ interface Options {
   queueThreads: string;
   controlPath?: string;
   backingSwap?: string;
+  backingIo: BackingIoKind;
   memlimit?: string;
+  incompressibleBytes?: string;
   logLevel: string;
 }
 
@@ -47,12 +51,26 @@ function command(): Command {
         .choices(['4096', '16384', '65536'])
         .default('4096'),
     )
+    .option('--backing-swap <path>', 'swap partition or swap file for what memory does not hold')
+    .option(
+      '--memlimit <size>',
+      'compressed bytes in memory before pages go to the backing swap (default: the smaller of ' +
+        '15% of RAM and its size)',
+    )
+    .addOption(
+      new Option('--backing-io <kind>', 'how the backing swap is read and written')
+        .choices(BACKING_IO_KINDS)
+        .default('auto'),
+    )
+    .option(
+      '--incompressible-bytes <n>',
+      'a page that compresses to more is kept as it is, or goes to the backing swap ' +
+        '(default: 3072; with a backing swap 2048)',
+    )
     .option('--pool-limit <size>', 'hard limit of host memory for stored pages')
     .option('--num-queues <n>', 'request queues offered to the guest', '64')
     .option('--queue-threads <n>', 'threads that serve them (this version: 1)', '1')
     .option('--control-path <path>', 'control socket (default: SOCKET.control)')
-    .addOption(new Option('--backing-swap <path>').hideHelp())
-    .addOption(new Option('--memlimit <size>').hideHelp())
     .addOption(
       new Option('--log-level <level>', 'least severity that is logged, as JSON on stderr')
         .choices(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'])
@@ -77,8 +95,18 @@ function daemonOptions(o: Options): DaemonOptions {
   if ((o.socketPath === undefined) === (o.fd === undefined)) {
     throw new UsageError('expected one of --socket-path PATH and --fd N');
   }
-  if (o.backingSwap !== undefined || o.memlimit !== undefined) {
-    throw new UsageError('--backing-swap, --memlimit: this version keeps pages in memory only');
+  if (o.backingSwap !== undefined && o.disksize !== undefined) {
+    throw new UsageError(
+      '--disksize, --backing-swap: expected one of them; the disk is as large as the backing swap',
+    );
+  }
+  if (o.memlimit !== undefined && o.backingSwap === undefined) {
+    throw new UsageError(
+      '--memlimit: expected --backing-swap with it; without one, see --pool-limit',
+    );
+  }
+  if (o.backingIo !== 'auto' && o.backingSwap === undefined) {
+    throw new UsageError('--backing-io: expected --backing-swap with it');
   }
   if (o.queueThreads !== '1') {
     throw new UsageError(`--queue-threads: this version serves with 1, got '${o.queueThreads}'`);
@@ -93,6 +121,11 @@ function daemonOptions(o: Options): DaemonOptions {
   const diskBytes = size(o.disksize, '--disksize');
   const guestRamBytes = size(o.guestRam, '--guest-ram');
   const poolLimitBytes = size(o.poolLimit, '--pool-limit');
+  const memlimitBytes = size(o.memlimit, '--memlimit');
+  const incompressibleBytes =
+    o.incompressibleBytes === undefined
+      ? undefined
+      : parseCount(o.incompressibleBytes, '--incompressible-bytes', 1, INCOMPRESSIBLE_BYTES_MAX);
   return {
     name: o.name,
     socket:
@@ -107,6 +140,9 @@ function daemonOptions(o: Options): DaemonOptions {
     ...(diskBytes === undefined ? {} : { diskBytes }),
     ...(guestRamBytes === undefined ? {} : { guestRamBytes }),
     ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
+    ...(memlimitBytes === undefined ? {} : { memlimitBytes }),
+    ...(incompressibleBytes === undefined ? {} : { incompressibleBytes }),
+    ...(o.backingSwap === undefined ? {} : { backingSwap: o.backingSwap, backingIo: o.backingIo }),
   };
 }
 

@@ -12,16 +12,21 @@ import type { Statistics } from '../store/statistics.ts';
 
 interface Options {
   stats?: boolean;
+  memlimit_kb?: string;
   json?: boolean;
   controlPath: string;
 }
 
 function command(): Command {
   return new Command('rzscontrol')
-    .description('Shows what a ramzswap daemon holds')
+    .description('Shows what a ramzswap daemon holds, and changes its memory limit')
     .version(VERSION)
     .argument('[device]', 'device name, such as ramzswap0; none: a table of all devices')
     .option('-s, --stats', "the device's statistics")
+    .option(
+      '-m, --memlimit_kb <n>',
+      'from now on, compressed data in memory in kB; what is above it moves to the backing swap',
+    )
     .option('--json', 'print JSON, with sizes in bytes')
     .option('--control-path <path>', "the daemon's control socket", defaultControlPath())
     .addHelpText('after', '\nExit status: 0 done, 1 refused (the reason is on stderr), 2 usage.')
@@ -32,14 +37,23 @@ function command(): Command {
 }
 
 async function run(device: string | undefined, options: Options): Promise<string> {
-  if (device !== undefined && options.stats !== true) {
-    throw new UsageError(`what about ${device}? expected --stats`);
+  const memlimitBytes =
+    options.memlimit_kb === undefined ? undefined : parseKilobytes(options.memlimit_kb);
+  if (device !== undefined && options.stats !== true && memlimitBytes === undefined) {
+    throw new UsageError(`what about ${device}? expected --stats or --memlimit_kb`);
+  }
+  if (device === undefined && memlimitBytes !== undefined) {
+    throw new UsageError('--memlimit_kb: expected a device name');
   }
   const client = await ControlClient.connect(options.controlPath);
   try {
     if (device === undefined) {
       const devices = await client.call<DeviceStatus[]>('devices');
       return options.json ? JSON.stringify(devices, null, 2) : devicesTable(devices);
+    }
+    if (memlimitBytes !== undefined) {
+      await client.call('setMemlimit', { device, bytes: memlimitBytes });
+      if (options.stats !== true) return '';
     }
     const statistics = await client.call<Statistics>('statistics', { device });
     return options.json ? JSON.stringify(statistics, null, 2) : statisticsText(statistics);
@@ -48,9 +62,18 @@ async function run(device: string | undefined, options: Options): Promise<string
   }
 }
 
+function parseKilobytes(text: string): number {
+  const count = /^\d+$/.test(text) ? Number(text) : 0;
+  if (count === 0 || !Number.isSafeInteger(count * 1024)) {
+    throw new UsageError(`--memlimit_kb: expected a number of kB, got '${text}'`);
+  }
+  return count * 1024;
+}
+
 async function main(): Promise<void> {
   const parsed = command().parse();
-  process.stdout.write(`${await run(parsed.args[0], parsed.opts<Options>())}\n`);
+  const text = await run(parsed.args[0], parsed.opts<Options>());
+  if (text !== '') process.stdout.write(`${text}\n`);
 }
 
 main().catch((error: unknown) => {

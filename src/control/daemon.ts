@@ -6,10 +6,10 @@
  *   stop:  sockets removed → reactors ordered to end, 200 ms at most → the process ends
  */
 
-import { totalmem } from 'node:os';
 import { type Logger, pino } from 'pino';
+import type { Faults } from '../backing/fault-io.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
-import { formatBytes, PAGE_BYTES } from '../base/units.ts';
+import { formatBytes } from '../base/units.ts';
 import type { BlockDeviceOptions } from '../device/block-device.ts';
 import {
   abortWith,
@@ -19,29 +19,20 @@ import {
   openListeningSocket,
 } from '../device/endpoint.ts';
 import { ReactorThread } from '../device/reactor-thread.ts';
-import { SLOTS_MAX } from '../store/layout.ts';
+import { changedMemlimit, type DeviceWishes, deviceOptions } from './device-options.ts';
 import type { DeviceStatus } from './protocol.ts';
 import type { Methods } from './server.ts';
 import { serveControl } from './server.ts';
 
 const STOP_MILLIS_MAX = 200;
-/** SPEC: a quarter of RAM when no size is given. */
-const DISK_SHARE_OF_RAM = 0.25;
-/** Positions in the arena are 32 bits of 4-byte words. */
-const ARENA_BYTES_MAX = 2 ** 34;
+const OBEY_MILLIS_MAX = 1000;
 
-export interface DaemonOptions {
-  readonly name: string;
+export interface DaemonOptions extends DeviceWishes {
   /** Where the front end connects: a path to listen at, or an inherited descriptor. */
   readonly socket: { readonly path: string } | { readonly fd: number };
   readonly controlPath: string;
   /** The control path was not asked for: failure to create it is a warning. */
   readonly isControlOptional: boolean;
-  readonly diskBytes?: number;
-  readonly guestRamBytes?: number;
-  readonly guestPageBytes: number;
-  readonly numQueues: number;
-  readonly poolLimitBytes?: number;
   readonly logLevel: string;
 }
 
@@ -53,7 +44,7 @@ export async function runDaemon(options: DaemonOptions): Promise<void> {
   process.on('uncaughtException', (error) => abortWith('the control thread', error));
   process.on('unhandledRejection', (error) => abortWith('the control thread', error));
   const log = openLog(options.logLevel);
-  const device = deviceOptions(options, log);
+  const device = deviceOptions(options, log, HAS_FAULT_INJECTION);
   const { socket } = options;
   const isConnected = 'fd' in socket && !isListening(socket.fd);
   let connections = 0;
@@ -73,7 +64,7 @@ export async function runDaemon(options: DaemonOptions): Promise<void> {
     options,
     sockets,
     log,
-    methods(thread, device.name, () => connections > 0),
+    methods(thread, device, () => connections > 0),
   );
   if (isConnected) {
     thread.order({ kind: 'adopt', device: device.name, fd: (socket as { fd: number }).fd });
@@ -115,31 +106,55 @@ function openControl(
   }
 }
 
-function methods(thread: ReactorThread, name: string, isConnected: () => boolean): Methods {
+function methods(
+  thread: ReactorThread,
+  device: BlockDeviceOptions,
+  isConnected: () => boolean,
+): Methods {
+  const { name } = device;
   const status = (): DeviceStatus => ({
     device: name,
     connected: isConnected(),
     statistics: thread.statistics(name),
   });
+  const checkName = (params: unknown) => {
+    const wanted = (params as { device?: unknown } | undefined)?.device;
+    if (wanted !== name) throw new RefusedError(`no device '${wanted}': this daemon has ${name}`);
+  };
   return {
     devices: () => [status()],
     statistics: (params) => {
-      const wanted = (params as { device?: unknown } | undefined)?.device;
-      if (wanted !== name) throw new RefusedError(`no device '${wanted}': this daemon has ${name}`);
+      checkName(params);
       return thread.statistics(name);
     },
-    ...(HAS_FAULT_INJECTION ? faultMethods(thread) : {}),
+    setMemlimit: (params) => {
+      checkName(params);
+      const bytes = changedMemlimit(device, (params as { bytes?: unknown }).bytes);
+      thread.order({ kind: 'memlimit', device: name, bytes });
+      return untilSo(() => thread.statistics(name).memlimit === bytes).then(() => bytes);
+    },
+    ...(HAS_FAULT_INJECTION ? faultMethods(thread, name) : {}),
   };
 }
 
-function faultMethods(thread: ReactorThread): Methods {
+function faultMethods(thread: ReactorThread, device: string): Methods {
   return {
     fault: (params) => {
-      if ((params as { thread: string }).thread === 'reactor') thread.order({ kind: 'fail' });
-      else setImmediate(() => throwFault());
+      const { thread: where, backing } = params as { thread?: string; backing?: Faults };
+      if (backing !== undefined) thread.order({ kind: 'faults', device, faults: backing });
+      if (where === 'reactor') thread.order({ kind: 'fail' });
+      if (where === 'control') setImmediate(throwFault);
       return null;
     },
   };
+}
+
+/** Orders are obeyed within a turn of the reactor: whoever asks next should see that. */
+async function untilSo(condition: () => boolean): Promise<void> {
+  const deadline = performance.now() + OBEY_MILLIS_MAX;
+  while (!condition() && performance.now() < deadline) {
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
 }
 
 function throwFault(): never {
@@ -156,33 +171,4 @@ async function stopDaemon(
   for (const socket of sockets) socket.remove();
   await thread?.stop(STOP_MILLIS_MAX);
   exitNow(0);
-}
-
-/** The device as asked for, with SPEC's defaults and warnings. */
-function deviceOptions(options: DaemonOptions, log: Logger): BlockDeviceOptions {
-  const { name, guestPageBytes, numQueues, poolLimitBytes } = options;
-  const ramBytes = options.guestRamBytes ?? totalmem();
-  const whose = options.guestRamBytes === undefined ? "the host's" : "the guest's";
-  const ram = `${formatBytes(ramBytes)} of RAM (${whose})`;
-  const asked = options.diskBytes ?? ramBytes * DISK_SHARE_OF_RAM;
-  const diskBytes = Math.floor(asked / guestPageBytes) * guestPageBytes;
-  if (options.diskBytes === undefined) {
-    log.info(`disksize not given: ${formatBytes(diskBytes)}, a quarter of ${ram}`);
-  }
-  // A swap area wants its header and at least ten pages: the kernel and mkswap refuse less.
-  if (diskBytes < guestPageBytes * 10) {
-    throw new RefusedError(`disksize: expected ten pages at least, got ${asked} bytes`);
-  }
-  if (diskBytes / PAGE_BYTES > SLOTS_MAX) {
-    const most = formatBytes(SLOTS_MAX * PAGE_BYTES);
-    throw new RefusedError(`disksize: expected ${most} at most, got ${formatBytes(diskBytes)}`);
-  }
-  if (diskBytes > 2 * ramBytes) {
-    log.warn(`disksize ${formatBytes(diskBytes)} is more than twice ${ram}: 2:1 is what to expect`);
-  }
-  if (diskBytes > ARENA_BYTES_MAX) {
-    log.warn(`at most ${formatBytes(ARENA_BYTES_MAX)} of compressed data will be held`);
-  }
-  const common = { name, diskBytes, guestPageBytes, numQueues };
-  return poolLimitBytes === undefined ? common : { ...common, poolLimitBytes };
 }

@@ -4,6 +4,7 @@
  *
  *   devices    {}                → DeviceStatus[]
  *   statistics { device: name }  → Statistics
+ *   setMemlimit { device: name, bytes }  → bytes, in whole pages, as they are from now on
  */
 
 import type { Statistics } from '../store/statistics.ts';

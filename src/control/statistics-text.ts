@@ -38,9 +38,29 @@ export function statisticsText(s: Statistics): string {
       : ([
           ['BDevNumReads', s.bdev_num_reads],
           ['BDevNumWrites', s.bdev_num_writes],
-        ] as [string, number][])),
+          ['PagesOnBacking', s.pages_on_backing],
+          ['PagesLost', s.pages_lost],
+          ['PagesMovedOut', s.pages_moved_out],
+          ['BDevReadLatency', latencyText(s.bdev_read_latency)],
+          ['BDevWriteLatency', latencyText(s.bdev_write_latency)],
+        ] as [string, string | number][])),
   ];
   return rows.map(([label, value]) => `${label}: ${value}`).join('\n');
+}
+
+/** Where half of the I/Os and where 99% of them lie: upper ends of their buckets. */
+function latencyText(counts: readonly number[]): string {
+  const total = counts.reduce((sum, count) => sum + count, 0);
+  if (total === 0) return '-';
+  const below = (share: number) => {
+    let sum = 0;
+    const bucket = counts.findIndex((count) => {
+      sum += count;
+      return sum >= total * share;
+    });
+    return `${2 ** (bucket + 1)} us`;
+  };
+  return `50% below ${below(0.5)}, 99% below ${below(0.99)}`;
 }
 
 /** One row a device: what is stored, and what it costs. */

@@ -7,6 +7,8 @@
  */
 
 import { randomBytes } from 'node:crypto';
+import type { Faults } from '../backing/fault-io.ts';
+import { makeSwapHeader, takeOverSwapHeader } from '../backing/swap-header.ts';
 import { assert } from '../base/assert.ts';
 import { RefusedError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES } from '../base/units.ts';
@@ -15,7 +17,6 @@ import { isShrinkSealed } from '../native/fd.ts';
 import { PageStore } from '../store/page-store.ts';
 import { PageWindow } from '../store/page-window.ts';
 import { COUNTER } from '../store/statistics.ts';
-import { makeSwapHeader } from '../store/swap-header.ts';
 import {
   type BackendHandler,
   BackendSession,
@@ -31,8 +32,9 @@ import {
 } from '../virtio/features.ts';
 import { BlockQueue } from '../virtio-blk/block-queue.ts';
 import { BLOCK_FEATURES, BlockConfig } from '../virtio-blk/config-space.ts';
-import { REQUESTS } from '../virtio-blk/page-device.ts';
+import { type PageDevice, REQUESTS } from '../virtio-blk/page-device.ts';
 import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../virtio-blk/protocol.ts';
+import { type Backing, type BackingOptions, makeBacking } from './backing.ts';
 import { type KickWatcher, Ring } from './ring.ts';
 
 const DEVICE_FEATURES =
@@ -58,6 +60,14 @@ export interface BlockDeviceOptions {
   readonly guestPageBytes: number;
   readonly numQueues: number;
   readonly poolLimitBytes?: number;
+  /** A page that compresses to more is incompressible. */
+  readonly incompressibleBytes?: number;
+  readonly backing?: BackingOptions;
+}
+
+/** What the reactor does for a device's backing swap: watch for the end of I/O. */
+export interface CompletionWatcher {
+  watchCompletions(fd: number, onReadable: () => void): void;
 }
 
 /** What a device tells the control thread: once per change of state, never per request. */
@@ -66,6 +76,7 @@ export type ReportLevel = 'info' | 'warn' | 'error';
 
 export class BlockDevice implements BackendHandler {
   readonly name: string;
+  /** What is in memory. */
   readonly store: PageStore;
   readonly features = DEVICE_FEATURES;
   readonly queueCount: number;
@@ -74,6 +85,9 @@ export class BlockDevice implements BackendHandler {
   readonly #report: Report;
   readonly #watcher: KickWatcher;
   readonly #config: BlockConfig;
+  readonly #backing: Backing | undefined;
+  /** What requests are executed against. */
+  readonly #pages: PageDevice<PageWindow>;
   readonly #memory = new GuestMemory<PageWindow>((bytes) => new PageWindow(bytes));
   /** By ring index; made when the front end first names them. */
   readonly #rings: (Ring | undefined)[];
@@ -89,7 +103,11 @@ export class BlockDevice implements BackendHandler {
   #lastWork = 0;
   #isGuestResident = false;
 
-  constructor(options: BlockDeviceOptions, watcher: KickWatcher, report: Report) {
+  constructor(
+    options: BlockDeviceOptions,
+    watcher: KickWatcher & CompletionWatcher,
+    report: Report,
+  ) {
     const slots = options.diskBytes / PAGE_BYTES;
     assert(Number.isInteger(slots) && slots >= 2, 'a disk is whole pages, two at least');
     this.name = options.name;
@@ -98,12 +116,35 @@ export class BlockDevice implements BackendHandler {
     this.#report = report;
     this.#rings = new Array(options.numQueues).fill(undefined);
     this.#config = new BlockConfig(slots, options.numQueues);
-    const { poolLimitBytes } = options;
-    this.store = new PageStore(
-      poolLimitBytes === undefined ? { slots } : { slots, poolLimitBytes },
-    );
+    const { backing, guestPageBytes } = options;
+    const { poolLimitBytes, incompressibleBytes } = options;
+    this.store = new PageStore({
+      slots,
+      hasBacking: backing !== undefined,
+      ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
+      ...(incompressibleBytes === undefined ? {} : { incompressibleBytes }),
+    });
     this.store.onTrouble = (what) => report('error', what);
     this.#writeSwapHeader(options);
+    if (backing !== undefined) {
+      this.#backing = makeBacking(backing, this.store, guestPageBytes / PAGE_BYTES);
+      const { store, ioName } = this.#backing;
+      watcher.watchCompletions(store.wakeFd, () => store.woken());
+      report('info', `backing swap ${backing.path}: ${backing.extents.length} extents, ${ioName}`);
+    }
+    this.#pages = this.#backing?.store ?? this.store;
+  }
+
+  /** Changes the limit on compressed bytes in memory; what is above it moves out by and by. */
+  setMemlimit(bytes: number): void {
+    assert(this.#backing !== undefined, 'only a device with a backing swap has a memory limit');
+    this.#backing.store.memlimitBytes = bytes;
+  }
+
+  /** Faults of the backing's I/O from now on; for tests. */
+  setFaults(faults: Faults): void {
+    assert(this.#backing?.faults !== undefined, 'faults were asked for at the start');
+    this.#backing.faults.faults = faults;
   }
 
   get isAttached(): boolean {
@@ -140,6 +181,8 @@ export class BlockDevice implements BackendHandler {
 
   /** Serves each ring a bounded batch. Whether there may be more to do at once. */
   serve(): boolean {
+    const backed = this.#backing?.store;
+    if (backed !== undefined) backed.reap();
     let hasMore = false;
     for (let i = 0; i < this.#served.length; i++) {
       const ring = this.#served[i]!;
@@ -148,11 +191,13 @@ export class BlockDevice implements BackendHandler {
       if (ring.queue.serve(TURN_PAGES) <= 0) hasMore = true;
       if (ring.queue.ring.brokenReason !== undefined) this.#retire(ring);
     }
+    if (backed !== undefined) backed.flush();
     return hasMore;
   }
 
-  /** Whether any ring has something that was not popped yet. */
+  /** Whether serve() could do anything now. */
   hasWork(): boolean {
+    if (this.#backing?.store.hasEnded() === true) return true;
     for (let i = 0; i < this.#served.length; i++) {
       if (this.#served[i]!.queue.hasWork) return true;
     }
@@ -179,7 +224,7 @@ export class BlockDevice implements BackendHandler {
    * nothing to wait for.
    */
   maintain(now: number): number {
-    const storeWait = this.store.maintain(now);
+    const storeWait = (this.#backing?.store ?? this.store).maintain(now);
     if (this.#hasWorked) {
       this.#hasWorked = false;
       this.#isGuestResident = true;
@@ -307,7 +352,7 @@ export class BlockDevice implements BackendHandler {
       );
       ring = new Ring(index, this.#watcher, (self) => {
         const notify = () => self.signalCall();
-        return new BlockQueue(this.#memory, this.store, counts, this.name, notify);
+        return new BlockQueue(this.#memory, this.#pages, counts, this.name, notify);
       });
       this.#rings[index] = ring;
     }
@@ -350,12 +395,7 @@ export class BlockDevice implements BackendHandler {
   }
 
   #writeSwapHeader(options: BlockDeviceOptions): void {
-    const uuid = randomBytes(16);
-    // RFC 4122 version 4, as uuidgen makes them.
-    uuid[6] = (uuid[6]! & 0x0f) | 0x40;
-    uuid[8] = (uuid[8]! & 0x3f) | 0x80;
-    const { diskBytes, guestPageBytes, name } = options;
-    const header = makeSwapHeader({ diskBytes, guestPageBytes, uuid, label: name });
+    const header = swapHeader(options);
     for (let at = 0; at < header.length; at += PAGE_BYTES) {
       if (!this.store.writeRaw(at / PAGE_BYTES, header.subarray(at, at + PAGE_BYTES))) {
         const limit = options.poolLimitBytes;
@@ -364,4 +404,15 @@ export class BlockDevice implements BackendHandler {
       }
     }
   }
+}
+
+/** The backing swap's own header, or a new one: the first guest page of the device. */
+function swapHeader(options: BlockDeviceOptions): Uint8Array {
+  const { diskBytes, guestPageBytes, name, backing } = options;
+  if (backing !== undefined) return takeOverSwapHeader(backing.start, guestPageBytes, diskBytes);
+  const uuid = randomBytes(16);
+  // RFC 4122 version 4, as uuidgen makes them.
+  uuid[6] = (uuid[6]! & 0x0f) | 0x40;
+  uuid[8] = (uuid[8]! & 0x3f) | 0x80;
+  return makeSwapHeader({ diskBytes, guestPageBytes, uuid, label: name });
 }

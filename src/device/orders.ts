@@ -3,6 +3,7 @@
  * Plain data; file descriptors are numbers, valid in both, because threads share them.
  */
 
+import type { Faults } from '../backing/fault-io.ts';
 import type { BlockDeviceOptions, ReportLevel } from './block-device.ts';
 
 /** How a reactor thread begins. */
@@ -15,9 +16,12 @@ export interface ReactorOptions {
 export type Order =
   | { readonly kind: 'listen'; readonly device: string; readonly fd: number }
   | { readonly kind: 'adopt'; readonly device: string; readonly fd: number }
+  /** The limit on compressed bytes in memory of a device with a backing swap. */
+  | { readonly kind: 'memlimit'; readonly device: string; readonly bytes: number }
   | { readonly kind: 'stop' }
   /** Fault injection for tests: throw in the reactor. */
-  | { readonly kind: 'fail' };
+  | { readonly kind: 'fail' }
+  | { readonly kind: 'faults'; readonly device: string; readonly faults: Faults };
 
 export type ReactorReport =
   /** The device exists; `figuresFd` is the file whose first page holds its figures. */

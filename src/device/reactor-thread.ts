@@ -8,7 +8,7 @@ import { PAGE_BYTES } from '../base/units.ts';
 import { mapFileWindow } from '../memory/memory-file.ts';
 import { createEventFd, signalEventFd } from '../native/eventfd.ts';
 import { abortWith } from '../native/process.ts';
-import { headerFigures } from '../store/layout.ts';
+import { type HeaderFigures, headerFigures } from '../store/layout.ts';
 import { readStatistics, type Statistics } from '../store/statistics.ts';
 import type { BlockDeviceOptions } from './block-device.ts';
 import type { Order, ReactorOptions, ReactorReport } from './orders.ts';
@@ -20,13 +20,11 @@ export interface ReactorThreadEvents {
   connection(device: string, isConnected: boolean): void;
 }
 
-type Figures = ReturnType<typeof headerFigures>;
-
 export class ReactorThread {
   readonly #worker: Worker;
   readonly #wakeFd: number;
   readonly #devices: readonly BlockDeviceOptions[];
-  readonly #figures = new Map<string, Figures>();
+  readonly #figures = new Map<string, HeaderFigures>();
   readonly #ended: Promise<void>;
   #isStopping = false;
 
@@ -64,9 +62,9 @@ export class ReactorThread {
   }
 
   statistics(device: string): Statistics {
-    const figures = this.#figures.get(device)!;
-    const { diskBytes } = this.#devices.find((each) => each.name === device)!;
-    return readStatistics(diskBytes, figures.counters, figures.gauges);
+    const { diskBytes, backing } = this.#devices.find((each) => each.name === device)!;
+    const identity = { disksizeBytes: diskBytes, backingSwapName: backing?.path ?? null };
+    return readStatistics(identity, this.#figures.get(device)!);
   }
 
   /** Orders the thread to end and waits for it, at most `millis`. */

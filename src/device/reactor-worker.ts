@@ -52,6 +52,12 @@ function obey(reactor: Reactor, devices: Map<string, BlockDevice>, order: Order)
     case 'adopt':
       reactor.adopt(named(devices, order.device), order.fd);
       return;
+    case 'memlimit':
+      named(devices, order.device).setMemlimit(order.bytes);
+      return;
+    case 'faults':
+      named(devices, order.device).setFaults(order.faults);
+      return;
     case 'stop':
       reactor.stop();
       return;

@@ -17,7 +17,7 @@ import { drainEventFd } from '../native/eventfd.ts';
 import { closeFd, setNonBlocking } from '../native/fd.ts';
 import { acceptConnection, isPeerGone, peerProcessId } from '../native/socket.ts';
 import { ProtocolError } from '../vhost-user-ts/index.ts';
-import type { BlockDevice, ReportLevel } from './block-device.ts';
+import type { BlockDevice, CompletionWatcher, ReportLevel } from './block-device.ts';
 import { PollPolicy } from './poll-policy.ts';
 import type { KickWatcher } from './ring.ts';
 
@@ -50,7 +50,7 @@ interface Endpoint {
   acceptErrno: number;
 }
 
-export class Reactor implements KickWatcher {
+export class Reactor implements KickWatcher, CompletionWatcher {
   readonly #epoll = new Epoll();
   readonly #events: ReactorEvents;
   readonly #wakeFd: number;
@@ -109,6 +109,10 @@ export class Reactor implements KickWatcher {
 
   unwatchKick(fd: number): void {
     this.#unwatch(fd);
+  }
+
+  watchCompletions(fd: number, onReadable: () => void): void {
+    this.#watch(fd, onReadable);
   }
 
   /** Makes run() return after the present turn. */

@@ -13,6 +13,7 @@ import { ControlClient } from '../../src/control/client.ts';
 import { Daemon, isBuilt, sleep } from '../driver/daemon.ts';
 import { MultiQueueGuest } from '../driver/multi-queue.ts';
 import { makeFolder } from '../driver/sockets.ts';
+import { makeSwapFile } from '../driver/swap-file.ts';
 import { MixedLoad } from '../models/mixed-load.ts';
 
 const SEED = Number(process.env.RAMZSWAP_TEST_SEED ?? 20090901);
@@ -21,7 +22,8 @@ const REQUESTS = 100_000;
 const DISK_SLOTS = 4096;
 /** In MiB, the least there is; without it V8 lets the space grow to sixteen. */
 const NODE_FLAGS = ['--trace-gc', '--min-semi-space-size=1', '--max-semi-space-size=1'];
-const ARGS = ['--disksize', '16M', '--num-queues', '4', '--log-level', 'warn'];
+const ARGS = ['--num-queues', '4', '--log-level', 'warn'];
+const DISK_BYTES = DISK_SLOTS * 4096;
 const QUEUES = [{ size: 1024 }, { size: 256 }, { size: 1024 }, { size: 1024 }];
 const TRIES_MAX = 400;
 
@@ -61,37 +63,58 @@ async function isolateThatCollects(daemon: Daemon, work: () => unknown, not?: st
 
 if (!isBuilt) console.warn('allocation.test.ts: SKIPPED, dist/ is missing: run "npm run build"');
 
+/** Where pages go: memory; or memory and a swap file, or little else than that. */
+const DISKS: readonly [string, number, () => string[]][] = [
+  ['in memory', REQUESTS, () => ['--disksize', `${DISK_BYTES}`]],
+  ['half on a backing swap', REQUESTS / 4, () => backed('8M')],
+  [
+    'by Linux AIO, all on a backing swap',
+    REQUESTS / 4,
+    () => [...backed('4K'), '--backing-io', 'aio'],
+  ],
+];
+
+function backed(memlimit: string): string[] {
+  const { path, remove } = makeSwapFile(DISK_BYTES);
+  cleanUps.push(remove);
+  return ['--backing-swap', path, '--memlimit', memlimit];
+}
+
 describe.skipIf(!isBuilt)('the warmed data path', () => {
-  it(`causes no garbage collection over ${REQUESTS} requests (seed ${SEED})`, async () => {
-    const daemon = await Daemon.start(ARGS, {}, makeFolder(), NODE_FLAGS);
-    cleanUps.push(() => daemon.stop());
-    const client = await ControlClient.connect(daemon.controlPath);
-    cleanUps.push(() => client.close());
-    const askControl = async () => {
-      for (let i = 0; i < 50; i++) await client.call('statistics', { device: 'ramzswap0' });
-    };
-    const control = await isolateThatCollects(daemon, askControl);
+  it.each(DISKS)(
+    `%s, causes no garbage collection over %i requests (seed ${SEED})`,
+    async (_, requests, disk) => {
+      const daemon = await Daemon.start([...ARGS, ...disk()], {}, makeFolder(), NODE_FLAGS);
+      cleanUps.push(() => daemon.stop());
+      const client = await ControlClient.connect(daemon.controlPath);
+      cleanUps.push(() => client.close());
+      const askControl = async () => {
+        for (let i = 0; i < 50; i++) await client.call('statistics', { device: 'ramzswap0' });
+      };
+      const control = await isolateThatCollects(daemon, askControl);
 
-    const guest = MultiQueueGuest.connect(daemon.socketPath, { queues: QUEUES });
-    cleanUps.push(() => guest.close());
-    const askReactor = () => {
-      for (let i = 0; i < 50; i++) guest.frontEnd.getConfig(0, 60);
-    };
-    const reactor = await isolateThatCollects(daemon, askReactor, control);
+      const guest = MultiQueueGuest.connect(daemon.socketPath, { queues: QUEUES });
+      cleanUps.push(() => guest.close());
+      const askReactor = () => {
+        for (let i = 0; i < 50; i++) guest.frontEnd.getConfig(0, 60);
+      };
+      const reactor = await isolateThatCollects(daemon, askReactor, control);
 
-    const load = new MixedLoad(SEED, DISK_SLOTS);
-    load.run(guest, WARM_UP_REQUESTS / 2, 1);
-    load.run(guest, WARM_UP_REQUESTS / 2, 32);
-    await sleep(300);
-    const ofReactor = () => collections(daemon).filter(({ isolate }) => isolate === reactor);
-    const before = ofReactor().length;
-    for (const depth of [32, 1]) {
-      load.run(guest, REQUESTS / 2, depth);
-      // What the child has printed is read between the runs; so is what it does when it falls idle.
+      const load = new MixedLoad(SEED, DISK_SLOTS);
+      load.run(guest, WARM_UP_REQUESTS / 2, 1);
+      load.run(guest, WARM_UP_REQUESTS / 2, 32);
       await sleep(300);
-    }
-    expect(ofReactor().slice(before)).toEqual([]);
+      const ofReactor = () => collections(daemon).filter(({ isolate }) => isolate === reactor);
+      const before = ofReactor().length;
+      for (const depth of [32, 1]) {
+        load.run(guest, requests / 2, depth);
+        // What the child has printed is read between the runs; so is what it does when it falls idle.
+        await sleep(300);
+      }
+      expect(ofReactor().slice(before)).toEqual([]);
 
-    expect(await isolateThatCollects(daemon, askReactor, control)).toBe(reactor);
-  }, 180_000);
+      expect(await isolateThatCollects(daemon, askReactor, control)).toBe(reactor);
+    },
+    180_000,
+  );
 });

@@ -402,13 +402,16 @@ describe.skipIf(!isBuilt)('rzscontrol', () => {
     const daemon = await daemonWith();
     const args = ['ramzswap0', '--stats', '--json', '--control-path', daemon.controlPath];
     const statistics = JSON.parse((await run(RZSCONTROL, args)).stdout);
-    expect(statistics).toEqual({
+    const { bdev_read_latency, bdev_write_latency, ...figures } = statistics;
+    expect([bdev_read_latency, bdev_write_latency]).toEqual([1, 2].map(() => Array(24).fill(0)));
+    expect(figures).toEqual({
       ...{ backing_swap_name: null, memlimit: 0, disksize: 64 << 20, num_reads: 0, num_writes: 0 },
       ...{ failed_reads: 0, failed_writes: 0, invalid_io: 0, notify_free: 0, pages_zero: 0 },
       ...{ pages_same: 0, good_compress_pct: 0, pages_expand_pct: 100, pages_stored: 1 },
       ...{ pages_used: 1, orig_data_size: 4096, compr_data_size: 4096, mem_used_total: 4096 },
       ...{ bdev_num_reads: 0, bdev_num_writes: 0, requests_read: 0, requests_write: 0 },
       ...{ requests_discard: 0, requests_other: 0 },
+      ...{ pages_on_backing: 0, pages_lost: 0, pages_moved_out: 0 },
     });
   });
 
@@ -428,7 +431,10 @@ describe.skipIf(!isBuilt)('rzscontrol', () => {
 
   it.each([
     [['ramzswap9', '--stats'], 1, /no device 'ramzswap9': this daemon has ramzswap0/],
-    [['ramzswap0'], 2, /expected --stats/],
+    [['ramzswap0'], 2, /expected --stats or --memlimit_kb/],
+    [['--memlimit_kb', '64'], 2, /expected a device name/],
+    [['ramzswap0', '-m', '64M'], 2, /expected a number of kB, got '64M'/],
+    [['ramzswap0', '-m', '64'], 1, /ramzswap0: a memory limit needs a backing swap/],
     [['--nonsense'], 2, /unknown option/],
   ])('%j ends with status %i', async (args, status, message) => {
     const daemon = await daemonWith();

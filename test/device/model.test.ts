@@ -110,8 +110,8 @@ describe('a device whose table words are beyond 2^31', () => {
         for (const done of driver.complete()) program.take(queue, done);
         expect(driver.inFlight).toBe(0);
       });
-      const { counters, gauges } = store.mapped;
-      program.compareStatistics(readStatistics(16 * GIB, counters, gauges));
+      const identity = { disksizeBytes: 16 * GIB, backingSwapName: null };
+      program.compareStatistics(readStatistics(identity, store.mapped));
     }
     const words = spreadStripes(store.slots, 24).flatMap((first) => [
       ...store.mapped.table.subarray(first, first + STRIPE_SLOTS),

@@ -71,7 +71,8 @@ export class Daemon {
     nodeFlags: readonly string[] = [],
   ): Promise<Daemon> {
     const path = join(folder.path, 'vhost.sock');
-    const all = ['--socket-path', path, '--disksize', '64M', ...args];
+    const disksize = args.includes('--backing-swap') ? [] : ['--disksize', '64M'];
+    const all = ['--socket-path', path, ...disksize, ...args];
     const child = execa(process.execPath, [...nodeFlags, RAMZSWAPD, ...all], {
       reject: false,
       stdin: 'ignore',

@@ -3,7 +3,11 @@
  * only takes notes: nothing runs by itself. The device is served when the test says so.
  */
 
-import { BlockDevice, type BlockDeviceOptions } from '../../src/device/block-device.ts';
+import {
+  BlockDevice,
+  type BlockDeviceOptions,
+  type CompletionWatcher,
+} from '../../src/device/block-device.ts';
 import type { KickWatcher } from '../../src/device/ring.ts';
 import { createEventFd } from '../../src/native/eventfd.ts';
 import { closeFd } from '../../src/native/fd.ts';
@@ -14,7 +18,7 @@ import { GuestDriver } from './guest-driver.ts';
 import { GuestRam } from './guest-ram.ts';
 import { socketPair } from './sockets.ts';
 
-export class LocalDevice implements KickWatcher {
+export class LocalDevice implements KickWatcher, CompletionWatcher {
   readonly device: BlockDevice;
   readonly ram: GuestRam;
   readonly reports: string[] = [];
@@ -41,6 +45,9 @@ export class LocalDevice implements KickWatcher {
   watchKick(fd: number): void {
     this.watched.add(fd);
   }
+
+  /** Nothing is announced: serve() looks for itself. */
+  watchCompletions(): void {}
 
   unwatchKick(fd: number): void {
     if (!this.watched.delete(fd)) throw new Error(`fd ${fd} was not watched`);

@@ -7,6 +7,7 @@ import { expect } from 'vitest';
 import type { GuestDaemon } from '../../guest/daemon.ts';
 import { findMarker, type GuestOptions, type GuestResult } from '../../guest/qemu.ts';
 import type { Statistics } from '../../src/store/statistics.ts';
+import { fragmentedFile, loopDevice, type MadeBacking } from './backings.ts';
 
 /** What was seen on the host while the guest held still, after its workload, swapoff and discard. */
 export interface Quiet {
@@ -28,7 +29,9 @@ export interface Outcome {
 
 export interface Scenario {
   readonly claim: string;
-  readonly disksize: string;
+  /** The daemon's options for its disk; behind --backing-swap comes what `backing` makes. */
+  readonly disk: readonly string[];
+  readonly backing?: () => MadeBacking;
   readonly guest: Omit<GuestOptions, 'socketPath' | 'timeoutMs' | 'onMarker'>;
   readonly check: (outcome: Outcome) => void;
 }
@@ -48,6 +51,26 @@ function value(guest: GuestResult, marker: string, name: string): number {
   return Number(findMarker(guest, marker)?.values[name]);
 }
 
+/** Every page that was written and not freed is in memory, or of one pattern, or on the backing. */
+function pagesSomewhere(s: Statistics): number {
+  return s.pages_stored + s.pages_zero + s.pages_same + s.pages_on_backing;
+}
+
+/** True of every scenario with a backing swap, as the workload ends. */
+function checkBacked({ guest, loaded, end }: Outcome): void {
+  for (const figures of [loaded, end]) {
+    expect(figures.pages_lost).toBe(0);
+    expect(figures.compr_data_size).toBeLessThanOrEqual(figures.memlimit);
+    // The header is the one page that is not the guest's doing.
+    expect(pagesSomewhere(figures) - 1).toBeLessThanOrEqual(figures.num_writes);
+  }
+  // What the guest has swapped out now is here, and so is what it has freed and not discarded.
+  const usedPages = value(guest, 'swaps', 'used_kb') / 4;
+  expect(pagesSomewhere(loaded)).toBeGreaterThanOrEqual(usedPages);
+  const written = loaded.num_writes - loaded.bdev_num_writes;
+  expect(written).toBeGreaterThanOrEqual(loaded.pages_stored + loaded.pages_zero - 1);
+}
+
 /** True of every scenario: the workload verified its memory, and the figures of both sides agree. */
 export function checkSwapped({ guest, end, loaded }: Outcome): void {
   expect(findMarker(guest, 'swapon')?.values.exit).toBe('0');
@@ -57,8 +80,9 @@ export function checkSwapped({ guest, end, loaded }: Outcome): void {
   expect(value(guest, 'vmstat', 'pswpout')).toBeGreaterThan(1000);
   // The guest's pages written out are our pages written; the swap header is nobody's write.
   expect(loaded.num_writes).toBe(value(guest, 'vmstat', 'pswpout'));
-  expect(loaded.num_reads).toBeGreaterThanOrEqual(value(guest, 'vmstat', 'pswpin'));
-  expect(loaded.pages_stored + loaded.pages_zero + loaded.pages_same).toBeGreaterThan(1000);
+  const reads = loaded.num_reads + loaded.bdev_num_reads;
+  expect(reads).toBeGreaterThanOrEqual(value(guest, 'vmstat', 'pswpin'));
+  expect(pagesSomewhere(loaded)).toBeGreaterThan(1000);
   for (const name of ['failed_reads', 'failed_writes', 'invalid_io'] as const) {
     expect(end[name], name).toBe(0);
   }
@@ -67,7 +91,7 @@ export function checkSwapped({ guest, end, loaded }: Outcome): void {
 export const SCENARIOS: readonly Scenario[] = [
   {
     claim: 'a 128 MiB guest verifies 256 MiB, discards, and leaves nothing behind',
-    disksize: '512M',
+    disk: ['--disksize', '512M'],
     guest: { memoryMiB: 128, append: { cmd: 'fillverify 256 1', after: 'discard', hold: HOLD } },
     check: ({ guest, startResidentBytes, loaded, quiet, end }) => {
       expect(value(guest, 'disk', 'sectors')).toBe((512 * MIB) / 512);
@@ -85,7 +109,7 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   {
     claim: 'a guest with 4 CPUs gets a queue for each without naming num-queues',
-    disksize: '512M',
+    disk: ['--disksize', '512M'],
     guest: {
       memoryMiB: 160,
       cpus: 4,
@@ -102,7 +126,7 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   {
     claim: 'a guest with 5 GiB swaps from memory above 4 GiB',
-    disksize: '512M',
+    disk: ['--disksize', '512M'],
     guest: {
       memoryMiB: 5120,
       kernelArgs: ONLY_A_LITTLE_LOW_AND_HIGH,
@@ -114,6 +138,44 @@ export const SCENARIOS: readonly Scenario[] = [
       expect(memory).toBeGreaterThan(150 * MIB);
       expect(memory).toBeLessThan(260 * MIB);
       expect(end.num_writes).toBeGreaterThan(1000);
+    },
+  },
+  {
+    claim: 'a swap file in a thousand pieces holds what 16 MiB of memory do not',
+    disk: ['--memlimit', '16M'],
+    backing: fragmentedFile,
+    guest: { memoryMiB: 128, append: { cmd: 'fillverify 320 1' } },
+    check: (outcome) => {
+      checkBacked(outcome);
+      const { loaded, daemon } = outcome;
+      expect(loaded.memlimit).toBe(16 * MIB);
+      expect(loaded.bdev_num_writes).toBeGreaterThan(10_000);
+      expect(loaded.bdev_num_reads).toBeGreaterThan(10_000);
+      const extents = /: (\d+) extents/.exec(daemon.log.join('\n'))?.[1];
+      expect(Number(extents)).toBeGreaterThan(1000);
+    },
+  },
+  {
+    claim: 'a loop device takes nearly all of what does not compress',
+    disk: ['--memlimit', '16M'],
+    backing: loopDevice,
+    guest: { memoryMiB: 128, append: { cmd: 'fillverify 192 1 --kinds=random' } },
+    check: (outcome) => {
+      checkBacked(outcome);
+      const { loaded } = outcome;
+      expect(loaded.disksize).toBe(512 * MIB);
+      expect(loaded.bdev_num_writes / loaded.num_writes).toBeGreaterThan(0.95);
+    },
+  },
+  {
+    claim: 'a loop device takes next to nothing of text',
+    disk: ['--memlimit', '256M'],
+    backing: loopDevice,
+    guest: { memoryMiB: 128, append: { cmd: 'fillverify 192 1 --kinds=text' } },
+    check: (outcome) => {
+      checkBacked(outcome);
+      // The text of this workload compresses to a little less than half, some of it to a little more.
+      expect(outcome.loaded.bdev_num_writes / outcome.loaded.num_writes).toBeLessThan(0.1);
     },
   },
 ];

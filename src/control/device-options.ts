@@ -1,0 +1,154 @@
+/**
+ * A device as it will be made, from what was asked for: SPEC's defaults, limits and warnings. Opens
+ * the backing swap, whose size is the disk's.
+ */
+
+import { totalmem } from 'node:os';
+import { type BackingFile, openBackingFile } from '../backing/backing-file.ts';
+import { RefusedError } from '../base/errors.ts';
+import { bytesToPages, formatBytes, PAGE_BYTES } from '../base/units.ts';
+import { type BackingIoKind, backingOptions } from '../device/backing.ts';
+import type { BlockDeviceOptions } from '../device/block-device.ts';
+import { BACKED_INCOMPRESSIBLE_BYTES } from '../store/backed-store.ts';
+import { BACKED_SLOTS_MAX, SLOTS_MAX } from '../store/layout.ts';
+import { INCOMPRESSIBLE_BYTES } from '../store/page-store.ts';
+
+/** SPEC: a quarter of RAM when no size is given; and of compressed data in memory, 15%. */
+const DISK_SHARE_OF_RAM = 0.25;
+const MEMLIMIT_SHARE_OF_RAM = 0.15;
+/** Positions in the arena are 32 bits of 4-byte words. */
+const ARENA_BYTES_MAX = 2 ** 34;
+/** A swap area wants its header and at least ten pages: the kernel and mkswap refuse less. */
+const GUEST_PAGES_MIN = 10;
+
+/** What may be said of a device at start; sizes in bytes. */
+export interface DeviceWishes {
+  readonly name: string;
+  readonly diskBytes?: number;
+  readonly backingSwap?: string;
+  readonly backingIo?: BackingIoKind;
+  readonly memlimitBytes?: number;
+  readonly incompressibleBytes?: number;
+  readonly guestRamBytes?: number;
+  readonly guestPageBytes: number;
+  readonly numQueues: number;
+  readonly poolLimitBytes?: number;
+}
+
+interface Log {
+  info(message: string): void;
+  warn(message: string): void;
+}
+
+interface Ram {
+  readonly bytes: number;
+  /** For people: how much it is, and whose. */
+  readonly text: string;
+}
+
+/** Throws RefusedError for what cannot be. */
+export function deviceOptions(
+  wishes: DeviceWishes,
+  log: Log,
+  hasFaults: boolean,
+): BlockDeviceOptions {
+  const { name, guestPageBytes, numQueues, poolLimitBytes, backingSwap } = wishes;
+  const ram = ramOf(wishes);
+  const file = backingSwap === undefined ? undefined : openBackingFile(backingSwap, guestPageBytes);
+  const diskBytes = diskSize(wishes, file, ram, log);
+  checkDiskSize(diskBytes, guestPageBytes, file !== undefined);
+  if (diskBytes > 2 * ram.bytes && file === undefined) {
+    const size = formatBytes(diskBytes);
+    log.warn(`disksize ${size} is more than twice ${ram.text}: 2:1 is what to expect`);
+  }
+  if (diskBytes > ARENA_BYTES_MAX) {
+    log.warn(`at most ${formatBytes(ARENA_BYTES_MAX)} of compressed data will be held in memory`);
+  }
+  const incompressibleBytes =
+    wishes.incompressibleBytes ??
+    (file === undefined ? INCOMPRESSIBLE_BYTES : BACKED_INCOMPRESSIBLE_BYTES);
+  const io = wishes.backingIo ?? 'auto';
+  return {
+    ...{ name, diskBytes, guestPageBytes, numQueues, incompressibleBytes },
+    ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
+    ...(file === undefined
+      ? {}
+      : {
+          backing: backingOptions(file, {
+            memlimitBytes: memlimit(wishes, diskBytes, ram, log),
+            io,
+            hasFaults,
+          }),
+        }),
+  };
+}
+
+/** A new memory limit for a running device: what was asked for, in whole pages, if it can be. */
+export function changedMemlimit(device: BlockDeviceOptions, bytes: unknown): number {
+  if (device.backing === undefined) {
+    throw new RefusedError(`${device.name}: a memory limit needs a backing swap`);
+  }
+  if (typeof bytes !== 'number' || !Number.isSafeInteger(bytes) || bytes < PAGE_BYTES) {
+    throw new RefusedError(
+      `memlimit: expected a page (${PAGE_BYTES} bytes) at least, got ${bytes}`,
+    );
+  }
+  if (bytes > device.diskBytes) {
+    const most = formatBytes(device.diskBytes);
+    throw new RefusedError(
+      `memlimit: expected the backing swap's size (${most}) at most, got ${formatBytes(bytes)}`,
+    );
+  }
+  return bytesToPages(bytes) * PAGE_BYTES;
+}
+
+function ramOf({ guestRamBytes }: DeviceWishes): Ram {
+  const bytes = guestRamBytes ?? totalmem();
+  const whose = guestRamBytes === undefined ? "the host's" : "the guest's";
+  return { bytes, text: `${formatBytes(bytes)} of RAM (${whose})` };
+}
+
+/** SPEC: with a backing swap the disk is as large as that is usable. Whole guest pages. */
+function diskSize(wishes: DeviceWishes, file: BackingFile | undefined, ram: Ram, log: Log): number {
+  const given = file === undefined ? wishes.diskBytes : file.map.pages * PAGE_BYTES;
+  const asked = given ?? ram.bytes * DISK_SHARE_OF_RAM;
+  const bytes = Math.floor(asked / wishes.guestPageBytes) * wishes.guestPageBytes;
+  if (given === undefined) {
+    log.info(`disksize not given: ${formatBytes(bytes)}, a quarter of ${ram.text}`);
+  }
+  return bytes;
+}
+
+function checkDiskSize(diskBytes: number, guestPageBytes: number, isBacked: boolean): void {
+  const what = isBacked ? 'backing swap' : 'disksize';
+  if (diskBytes < guestPageBytes * GUEST_PAGES_MIN) {
+    throw new RefusedError(`${what}: expected ten pages at least, got ${diskBytes} bytes`);
+  }
+  const slotsMax = isBacked ? BACKED_SLOTS_MAX : SLOTS_MAX;
+  if (diskBytes / PAGE_BYTES > slotsMax) {
+    const most = formatBytes(slotsMax * PAGE_BYTES);
+    throw new RefusedError(`${what}: expected ${most} at most, got ${formatBytes(diskBytes)}`);
+  }
+}
+
+/** SPEC: never larger than the backing swap (then the default is used), never 0, whole pages. */
+function memlimit(wishes: DeviceWishes, diskBytes: number, ram: Ram, log: Log): number {
+  const fallback = Math.min(ram.bytes * MEMLIMIT_SHARE_OF_RAM, diskBytes);
+  let bytes = wishes.memlimitBytes ?? fallback;
+  if (bytes > diskBytes) {
+    log.warn(
+      `memlimit ${formatBytes(bytes)} is more than the backing swap has: ` +
+        `the default is used, ${formatBytes(Math.floor(fallback))}`,
+    );
+    bytes = fallback;
+  }
+  const whole = Math.max(1, bytesToPages(bytes)) * PAGE_BYTES;
+  if (wishes.memlimitBytes === undefined) {
+    log.info(
+      `memlimit not given: ${formatBytes(whole)}, the smaller of 15% of ${ram.text} and disk`,
+    );
+  }
+  if (whole > ram.bytes / 2)
+    log.warn(`memlimit ${formatBytes(whole)} is more than half ${ram.text}`);
+  return whole;
+}

@@ -25,9 +25,10 @@ check: build ## types, lint, format and the tests that need no guest
 	@$(TSX) scripts/setup.ts check
 	npx vitest run --project unit
 
-bench: build ## speed of the codec beside liblzo2
+bench: build ## speed of the codec beside liblzo2, of the backing swap beside fio
 	@$(TSX) scripts/setup.ts bench
 	$(TSX) scripts/bench-codec.ts
+	$(TSX) scripts/bench-backing.ts
 
 fuzz: build ## seeded fuzzers, FUZZ_SECONDS long (120)
 	@$(TSX) scripts/setup.ts check

@@ -7,7 +7,7 @@
  */
 
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -156,6 +156,7 @@ function median(numbers: number[]): number {
 }
 
 async function main(): Promise<void> {
+  mkdirSync(values.folder, { recursive: true });
   const folder = mkdtempSync(join(values.folder, 'bench-backing-'));
   const file = join(folder, 'swap');
   try {

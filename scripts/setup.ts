@@ -28,6 +28,7 @@ const TOOLS = {
   'dpkg-deb': program('dpkg-deb', 'dpkg'),
   setpriv: program('setpriv', 'util-linux'),
   xxhsum: program('xxhsum', 'xxhash'),
+  fio: program('fio', 'fio'),
   mkswap: program('mkswap', 'util-linux'),
   swapon: program('swapon', 'mount'),
   losetup: program('losetup', 'mount'),
@@ -58,7 +59,7 @@ const PROFILES = {
   demo: GUEST,
   check: [...JUDGES, 'xxhsum', ...DISKS, 'qemu-storage-daemon', 'file'],
   test: [...GUEST, ...DISKS, 'qemu-img'],
-  bench: ['gcc', ...JUDGES],
+  bench: ['gcc', ...JUDGES, 'fio', 'mkswap'],
 } as const satisfies Record<string, readonly ToolName[]>;
 
 /** A tool is missing and cannot be installed from here. Policy: print the message, exit 1. */

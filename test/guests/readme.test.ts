@@ -13,10 +13,13 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const CONTROL = '/tmp/ramzswap0.sock.control';
 const WAIT_MILLIS = 15_000;
 
+function readme(): string {
+  return readFileSync(join(ROOT, 'README.md'), 'utf8');
+}
+
 /** The README's shell block that contains `text`. */
 function commandWith(text: string): string {
-  const readme = readFileSync(join(ROOT, 'README.md'), 'utf8');
-  const blocks = [...readme.matchAll(/^```sh\n(.*?)^```/gms)].map((match) => match[1]!);
+  const blocks = [...readme().matchAll(/^```sh\n(.*?)^```/gms)].map((match) => match[1]!);
   const found = blocks.filter((block) => block.includes(text));
   expect(found).toHaveLength(1);
   return found[0]!;
@@ -61,7 +64,7 @@ describe('the README', () => {
     const folder = mkdtempSync(join(tmpdir(), 'ramzswap-readme-'));
     cleanUp.push(() => rmSync(folder, { recursive: true, force: true }));
     await execa('qemu-img', ['create', '-q', '-f', 'qcow2', join(folder, 'guest.qcow2'), '64M']);
-    run(commandWith('ramzswapd.js --socket-path'), ROOT);
+    run(commandWith('--disksize'), ROOT);
     await until(() => existsSync('/tmp/ramzswap0.sock') || undefined);
     const qemu = run(commandWith('qemu-system-x86_64'), folder);
     const status = await until(async () => {
@@ -75,5 +78,21 @@ describe('the README', () => {
     await new Promise((resolve) => setTimeout(resolve, 3_000));
     expect(qemu.exitCode).toBeNull();
     expect((await device()).connected).toBe(true);
+  });
+
+  it('makes a backing swap with the exact commands that it gives, but for the folder', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'ramzswap-readme-'));
+    cleanUp.push(() => rmSync(folder, { recursive: true, force: true }));
+    const commands = commandWith('--backing-swap').replaceAll('/var/lib', folder);
+    const [make, start] = commands.trim().split('\n') as [string, string];
+    const env = { PATH: `${process.env.PATH}:/usr/sbin:/sbin` };
+    await execa('sh', ['-c', make], { env });
+    run(start, ROOT);
+    await until(() => existsSync('/tmp/ramzswap0.sock') || undefined);
+    const { statistics } = await device();
+    expect(statistics).toMatchObject({ disksize: 2 ** 32, memlimit: 2 ** 29 });
+    const [, change] = /^\$ (node .*--memlimit_kb=\d+)$/m.exec(readme()) ?? [];
+    await execa('sh', ['-c', change!], { cwd: ROOT });
+    expect((await device()).statistics.memlimit).toBe(2 ** 28);
   });
 });

@@ -3,6 +3,8 @@
  * slow one, and front ends that come and go meanwhile.
  */
 
+import { execFileSync } from 'node:child_process';
+import { truncateSync } from 'node:fs';
 import { execa } from 'execa';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { Faults } from '../../src/backing/fault-io.ts';
@@ -251,6 +253,36 @@ describe.skipIf(!isBuilt)('faults of the backing', () => {
     },
     60_000,
   );
+});
+
+describe.skipIf(!isBuilt)('a file that is changed while in use', () => {
+  it('gives errors for what is gone, and everything else as it was', async () => {
+    const { path, guest, statistics } = await setUp();
+    const random = new Random(SEED);
+    const pages = Array.from({ length: 30 }, () => noise(random, 1));
+    run(
+      guest,
+      pages.map((data, i) => write(100 + i, data)),
+    );
+    const expectReadable = (isReadable: (slot: number) => boolean) => {
+      pages.forEach((page, i) => {
+        const { status, data } = runOne(guest, read(100 + i, 1));
+        expect([100 + i, status]).toEqual([100 + i, isReadable(100 + i) ? OK : IOERR]);
+        if (status === OK) expect(Buffer.compare(data, page)).toBe(0);
+      });
+    };
+    execFileSync('fallocate', ['-p', '-o', `${105 * PAGE}`, '-l', `${2 * PAGE}`, path]);
+    expectReadable((slot) => slot < 105 || slot > 106);
+    truncateSync(path, 120 * PAGE + 512);
+    expectReadable((slot) => slot < 120 && (slot < 105 || slot > 106));
+    expect(await statistics()).toMatchObject({ failed_reads: 2 + 2 + 10, pages_lost: 0 });
+    // Written again, they are there again: the file grows back.
+    run(
+      guest,
+      pages.map((data, i) => write(100 + i, data)),
+    );
+    expectReadable(() => true);
+  }, 60_000);
 });
 
 describe.skipIf(!isBuilt)('a slow backing', () => {

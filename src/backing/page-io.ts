@@ -18,6 +18,10 @@ import { type ExtentMap, PAGES_MAX } from './extent-map.ts';
 
 const EINTR = 4;
 const EIO = 5;
+const EAGAIN = 11;
+const ENOMEM = 12;
+/** Errors that may pass are met with so many tries. */
+const TRIES_MAX = 8;
 /** Above all page numbers. */
 const WRITE_KEY = 1 << 30;
 
@@ -55,9 +59,9 @@ export class PageIo {
 
   readonly #freeStaging: Int32Array;
   #freeStagingCount: number;
-  /** By staging page: direction and page number as one key, and whether it must go alone. */
+  /** By staging page: direction and page number as one key, and how often its I/O has failed. */
   readonly #key: Int32Array;
-  readonly #isAlone: Uint8Array;
+  readonly #failures: Uint8Array;
 
   /** Staging pages to be started, in the order in which they came. */
   readonly #queue: Int32Array;
@@ -79,7 +83,7 @@ export class PageIo {
     this.#freeStaging = Int32Array.from({ length: stagingPages }, (_, i) => stagingPages - 1 - i);
     this.#freeStagingCount = stagingPages;
     this.#key = new Int32Array(stagingPages);
-    this.#isAlone = new Uint8Array(stagingPages);
+    this.#failures = new Uint8Array(stagingPages);
     this.#queue = new Int32Array(stagingPages);
     this.#freeIos = Int32Array.from({ length: io.depth }, (_, i) => io.depth - 1 - i);
     this.#freeIoCount = io.depth;
@@ -123,7 +127,7 @@ export class PageIo {
     const key = isWrite ? page | WRITE_KEY : page;
     if (this.#queued > 0 && this.#key[this.#queue[this.#queued - 1]!]! + 1 !== key) this.flush();
     this.#key[staging] = key;
-    this.#isAlone[staging] = 0;
+    this.#failures[staging] = 0;
     this.#append(staging);
   }
 
@@ -189,7 +193,8 @@ export class PageIo {
   #follows(first: number, count: number, key: number): boolean {
     const staging = this.#queue[first + count]!;
     if (this.#key[staging] !== key + count) return false;
-    return this.#isAlone[staging] === 0 && this.#isAlone[this.#queue[first]!] === 0;
+    // What has failed goes alone.
+    return this.#failures[staging] === 0 && this.#failures[this.#queue[first]!] === 0;
   }
 
   #end(io: number, now: number, owner: PageIoOwner): void {
@@ -202,17 +207,22 @@ export class PageIo {
     for (let i = 0; i < count; i++) {
       const staging = this.#parts[first + i]!;
       if (i < whole) owner.pageEnded(staging, 0);
-      else if (count === 1 && result !== -EINTR)
-        owner.pageEnded(staging, result < 0 ? -result : EIO);
-      else this.#retryAlone(staging);
+      else if (count > 1 || this.#mayPass(staging, result)) this.#retryAlone(staging);
+      else owner.pageEnded(staging, result < 0 ? -result : EIO);
     }
     // Not before: what was told may have started others.
     this.#freeIos[this.#freeIoCount] = io;
     this.#freeIoCount++;
   }
 
+  /** Whether what a lone page has met may be over the next time. */
+  #mayPass(staging: number, result: number): boolean {
+    const isPassing = result === -EINTR || result === -EAGAIN || result === -ENOMEM;
+    return isPassing && this.#failures[staging]! < TRIES_MAX;
+  }
+
   #retryAlone(staging: number): void {
-    this.#isAlone[staging] = 1;
+    this.#failures[staging]!++;
     this.#append(staging);
   }
 

@@ -59,6 +59,8 @@ export interface AsyncIo {
 
 /** The vectors of `depth` I/Os over `pages`, and the addresses of both as halves. */
 export class IoVectors {
+  /** Kept, so that they live as long as I/O to them may be under way. */
+  readonly pages: IoPages;
   readonly words: Int32Array;
   readonly #bytes: Uint8Array;
   readonly #pageLow: Int32Array;
@@ -70,6 +72,7 @@ export class IoVectors {
     const first = Number(addressOf(pages.view)) + pages.offset;
     const end = pages.offset + pages.count * PAGE_BYTES;
     assert(first % PAGE_BYTES === 0 && end <= pages.view.length, 'I/O pages are whole pages');
+    this.pages = pages;
     this.#bytes = new Uint8Array(new ArrayBuffer(depth * IO_PAGES_MAX * IOVEC_WORDS * 4));
     this.words = new Int32Array(this.#bytes.buffer);
     [this.#pageLow, this.#pageHigh] = addressHalves(first, PAGE_BYTES, pages.count);

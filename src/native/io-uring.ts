@@ -96,8 +96,13 @@ export class IoUring implements AsyncIo {
     this.#fileFd = fileFd;
     this.depth = depth;
     this.#vectors = new IoVectors(pages, depth);
-    this.#ring = mapShared(fd, IORING_OFF_SQ_RING, ringBytes);
-    this.#sqes = mapShared(fd, IORING_OFF_SQES, sqEntries * SQE.WORDS * 4);
+    try {
+      this.#ring = mapShared(fd, IORING_OFF_SQ_RING, ringBytes);
+      this.#sqes = mapShared(fd, IORING_OFF_SQES, sqEntries * SQE.WORDS * 4);
+    } catch (error) {
+      closeFd(fd);
+      throw error;
+    }
     this.#sqMask = this.#ring[u32(PARAMS.sq_off + SQ_OFF.ring_mask) >> 2]!;
     this.#cqMask = this.#ring[u32(PARAMS.cq_off + CQ_OFF.ring_mask) >> 2]!;
     this.#sqTail = u32(PARAMS.sq_off + SQ_OFF.tail) >> 2;
@@ -146,6 +151,7 @@ export class IoUring implements AsyncIo {
         this.#unsubmitted -= count;
         continue;
       }
+      if (count === 0) return false;
       const errno = lastErrno();
       if (errno === EINTR) continue;
       if (errno === EAGAIN || errno === EBUSY) return false;

@@ -77,14 +77,18 @@ export class LinuxAio implements AsyncIo {
     const syscalls = SYSCALLS[process.arch];
     if (syscalls === undefined) throw new SystemError('io_setup', ENOSYS, process.arch);
     const context = new BigUint64Array(new ArrayBuffer(8));
-    if (c.setup(syscalls.setup, depth, context) < 0) throw new SystemError('io_setup', lastErrno());
+    this.wakeFd = createEventFd();
+    if (c.setup(syscalls.setup, depth, context) < 0) {
+      const errno = lastErrno();
+      closeFd(this.wakeFd);
+      throw new SystemError('io_setup', errno);
+    }
     this.#syscalls = syscalls;
     this.#context = Number(context[0]);
     this.#ring = new Int32Array(viewAt(context[0]!, AIO_RING.BYTES));
     this.#fileFd = fileFd;
     this.depth = depth;
     this.#vectors = new IoVectors(pages, depth);
-    this.wakeFd = createEventFd();
     const iocbs = new Uint8Array(new ArrayBuffer(depth * IOCB_WORDS * 4));
     this.#iocbs = new Int32Array(iocbs.buffer);
     const first = Number(addressOf(iocbs));

@@ -11,7 +11,7 @@ export const MOVES_MAX = 32;
 /** Of a step: slots looked at, and pages moved, some 50 µs. */
 const SLOTS_PER_STEP = 4096;
 const MOVES_PER_STEP = 8;
-/** After a failure, or when there is nothing to move, this long nothing is tried. */
+/** After a failure this long nothing is tried. */
 const PAUSE_MICROS = 1_000_000;
 
 export interface Mover {
@@ -34,6 +34,8 @@ export class MoveOut {
   #hand: number;
   #passed = 0;
   #hasFailed = false;
+  /** Bytes above the limit when nothing was found to move: until they change, nothing will be. */
+  #stuckBytes = 0;
   #pausedAt: number | undefined;
 
   /** Slots [firstSlot, slots) may be moved. */
@@ -53,7 +55,8 @@ export class MoveOut {
 
   /** A step. Milliseconds until there is more to do: 0 now, -1 when moves end or the limit changes. */
   step(now: number): number {
-    if (!this.#isAboveLimit) return -1;
+    if (!this.#isAboveLimit || this.#mover.bytesAboveLimit === this.#stuckBytes) return -1;
+    this.#stuckBytes = 0;
     if (this.#hasFailed) this.#pause(now);
     if (this.#pausedAt !== undefined) {
       const passed = (now - this.#pausedAt) | 0;
@@ -68,8 +71,9 @@ export class MoveOut {
         started++;
       } else if (this.#passed > this.#slots) {
         // Once round and nothing to move: what is above the limit cannot be helped.
-        this.#pause(now);
-        return PAUSE_MICROS / 1000;
+        this.#passed = 0;
+        this.#stuckBytes = this.#mover.bytesAboveLimit;
+        return -1;
       }
     }
     return 0;

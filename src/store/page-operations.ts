@@ -14,6 +14,7 @@
  * HOT PATH throughout: no allocation, no BigInt, no closures, no await.
  */
 
+import { randomInt } from 'node:crypto';
 import { assert } from '../base/assert.ts';
 import type { PageClient } from '../base/page-operation.ts';
 import type { PageWindow } from './page-window.ts';
@@ -44,12 +45,15 @@ export class PageOperations {
   readonly #isFirst: Uint8Array;
   readonly #bucketNext: Int32Array;
   readonly #buckets: Int32Array;
+  readonly #multiplier = (randomInt(2 ** 31) << 1) | 1;
+  readonly #shift: number;
   #free = 0;
 
   /** `capacity`: a power of two. */
   constructor(capacity: number) {
     assert((capacity & (capacity - 1)) === 0, 'a hash has a power of two of buckets');
     this.capacity = capacity;
+    this.#shift = 32 - Math.log2(capacity);
     this.kind = new Uint8Array(capacity);
     this.slot = new Int32Array(capacity);
     this.client = new Array(capacity).fill(undefined);
@@ -73,7 +77,7 @@ export class PageOperations {
   /** The operation under way on the slot, or -1. */
   find(slot: number): number {
     if (this.count === 0) return NONE;
-    let record = this.#buckets[slot & (this.capacity - 1)]!;
+    let record = this.#buckets[this.#bucketOf(slot)]!;
     while (record !== NONE && this.slot[record] !== slot) record = this.#bucketNext[record]!;
     return record;
   }
@@ -143,8 +147,13 @@ export class PageOperations {
     }
   }
 
+  /** Multiplied by what no guest knows: one cannot choose slots that share a bucket. */
+  #bucketOf(slot: number): number {
+    return Math.imul(slot, this.#multiplier) >>> this.#shift;
+  }
+
   #makeFirst(record: number, tail: number): void {
-    const bucket = this.slot[record]! & (this.capacity - 1);
+    const bucket = this.#bucketOf(this.slot[record]!);
     this.#isFirst[record] = 1;
     this.#tail[record] = tail;
     this.#bucketNext[record] = this.#buckets[bucket]!;
@@ -152,7 +161,7 @@ export class PageOperations {
   }
 
   #unlinkFirst(record: number): void {
-    const bucket = this.slot[record]! & (this.capacity - 1);
+    const bucket = this.#bucketOf(this.slot[record]!);
     if (this.#buckets[bucket] === record) {
       this.#buckets[bucket] = this.#bucketNext[record]!;
       return;

@@ -26,6 +26,7 @@ import { INDIRECT_ENTRIES_MAX, POP_BROKEN, POP_EMPTY, Virtqueue } from '../virti
 import { BlockRequest } from './block-request.ts';
 import { ClearRanges } from './clear-ranges.ts';
 import { CompletionOrder } from './completion-order.ts';
+import { SEG_MAX } from './config-space.ts';
 import { type PageDevice, REQUESTS } from './page-device.ts';
 import {
   VIRTIO_BLK_ID_BYTES,
@@ -52,6 +53,8 @@ const FREES_PER_PAGE = 16;
  * keeps to SEG_MAX. More is never needed to keep a disk busy.
  */
 const HELD_MAX = 256;
+/** And what a driver that does not keep to it is held to. */
+const HELD_SEGMENTS_MAX = HELD_MAX * (SEG_MAX + 2);
 
 export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   readonly ring: Virtqueue<W>;
@@ -73,6 +76,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   readonly #requests: BlockRequest[] = [];
   readonly #unused: BlockRequest[] = [];
   #held = 0;
+  #heldSegments = 0;
   /** Finds the pages of requests with pending operations, behind #cursor or ahead of it. */
   readonly #finder: ChainCursor<W>;
   /** The page that the finder stands before, and whose; none: #foundIn is undefined. */
@@ -122,7 +126,11 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   get hasWork(): boolean {
     if (this.#unpublished > 0) return true;
     if (this.#request !== undefined) return !this.#device.isFull;
-    return this.#held < HELD_MAX && this.ring.hasAvailable();
+    return this.#mayHold && this.ring.hasAvailable();
+  }
+
+  get #mayHold(): boolean {
+    return this.#held < HELD_MAX && this.#heldSegments < HELD_SEGMENTS_MAX;
   }
 
   /** Makes room for chains as long as the ring, and for as many; called before it starts. */
@@ -137,14 +145,16 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
    * already moved are moved again then: the same data, counted twice.
    */
   suspend(): void {
+    // Requests may have ended since this queue was served, with those of another.
+    if (this.ring.isAttached) this.#publish();
     const count = this.#order.outstanding;
     if (count === 0) return;
-    this.#publish();
     this.ring.unpop(count);
     this.#order.forget();
     this.#device.abandon(this);
     this.#request = undefined;
     this.#held = 0;
+    this.#heldSegments = 0;
     this.#foundIn = undefined;
     this.#unused.length = 0;
     for (const request of this.#requests) {
@@ -161,7 +171,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     let left = budget;
     while (left > 0) {
       if (this.#request === undefined) {
-        if (this.#held >= HELD_MAX) break;
+        if (!this.#mayHold) break;
         const popped = this.ring.pop(this.#chain);
         if (popped === POP_EMPTY) break;
         if (popped === POP_BROKEN || !this.#parse()) break;
@@ -192,10 +202,15 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
       request.status = VIRTIO_BLK_S_IOERR;
     } else if (request.type === VIRTIO_BLK_T_IN) {
       this.#find(request, page);
-      if (!this.#finder.scatter(window, offset, PAGE_BYTES)) this.#refuse(request);
+      if (!this.#finder.scatter(window, offset, PAGE_BYTES)) {
+        this.#foundIn = undefined;
+        // A request is invalid once, however many of its pages are.
+        if (request.status === VIRTIO_BLK_S_OK) this.#refuse(request);
+      }
     }
     if (request.pending === 0 && request.isHeld) {
       this.#held--;
+      this.#heldSegments -= request.chain.count;
       this.#complete(request);
       // The driver need not wait for the rest of what has ended meanwhile.
       if (this.#unpublished >= PUBLISH_BATCH) this.#publish();
@@ -442,6 +457,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   #hold(request: BlockRequest): void {
     request.hold(this.#chain);
     this.#held++;
+    this.#heldSegments += request.chain.count;
     if (this.#foundIn === request) this.#foundIn = undefined;
   }
 
@@ -480,7 +496,9 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     this.#ranges.clear();
   }
 
+  /** The chain popped last is none that can be served: it stays the next. */
   #breakRing(reason: string): boolean {
+    this.ring.unpop();
     this.ring.brokenReason = reason;
     return false;
   }

@@ -189,6 +189,36 @@ describe('giving up', () => {
   });
 });
 
+describe('giving up a queue', () => {
+  it('regression: shows the driver what has ended since it was served', () => {
+    const { device, local, random } = setUp();
+    local.driver.submit(read(9, 1));
+    local.driver.flush();
+    local.serveAll();
+    // As with the operations of another queue that is given up: no turn follows.
+    device.settleAll(random);
+    local.queue.suspend();
+    expect(local.queue.ring.lastAvail).toBe(1);
+    expect(local.driver.complete()).toMatchObject([{ status: OK }]);
+  });
+
+  it('regression: with a broken chain behind it resumes at the oldest that was not returned', () => {
+    const { local } = setUp();
+    local.driver.submit(read(9, 1));
+    local.driver.submit({ type: 0, sector: 0, inBytes: 4096 });
+    local.driver.flush();
+    const { ring } = local.driver;
+    // The second one's only writable descriptors are no longer in memory.
+    for (const index of [4, 5]) {
+      ring.setDescriptor(index, { address: 2 ** 40, bytes: 1, flags: 2, next: 0 });
+    }
+    local.serveAll();
+    expect(local.queue.ring.brokenReason).toMatch(/status/);
+    local.queue.suspend();
+    expect(local.queue.ring.lastAvail).toBe(0);
+  });
+});
+
 describe('giving up at any moment', () => {
   it('carries out every request as if nothing had happened', () => {
     const bench = setUp({ size: 256, startIndex: 65_500 });
@@ -237,6 +267,20 @@ describe('a driver', () => {
     expect(bench.local.queue.hasWork).toBe(false);
     finish(bench);
     expect(bench.local.driver.complete()).toHaveLength(340);
+  });
+
+  it('whose requests are of very many pieces is held to as many pieces in all', () => {
+    const bench = setUp({ size: 1024 });
+    const sizes = GuestDriver.sizes(read(0, 1));
+    const cut = (bytes: number) => Array.from({ length: bytes }, () => ({ bytes: 1 }));
+    const writable = [...cut(1000), { bytes: sizes.writable - 1000 }];
+    const layout = { readable: [{ bytes: 16 }], writable, indirectFrom: 0 };
+    for (let i = 0; i < 60; i++) bench.local.driver.submit(read(i, 1), layout);
+    bench.local.driver.flush();
+    bench.local.serveAll();
+    expect(bench.device.pending).toBe(Math.ceil((256 * 128) / 1002));
+    finish(bench);
+    expect(bench.local.driver.complete()).toHaveLength(60);
   });
 
   it('that makes chains available again before they are returned breaks its ring', () => {

@@ -144,10 +144,15 @@ export const SCENARIOS: readonly Scenario[] = [
     claim: 'a swap file in a thousand pieces holds what 16 MiB of memory do not',
     disk: ['--memlimit', '16M'],
     backing: fragmentedFile,
-    guest: { memoryMiB: 128, append: { cmd: 'fillverify 320 1' } },
+    guest: { memoryMiB: 128, append: { cmd: 'fillverify 320 1', after: 'discard' } },
     check: (outcome) => {
       checkBacked(outcome);
-      const { loaded, daemon } = outcome;
+      const { loaded, daemon, end } = outcome;
+      // Discarded from page 1 on: of all that was anywhere, the header is left.
+      expect(end).toMatchObject({
+        ...{ pages_stored: 1, pages_zero: 0, pages_same: 0, pages_on_backing: 0 },
+        compr_data_size: 4 * KIB,
+      });
       expect(loaded.memlimit).toBe(16 * MIB);
       expect(loaded.bdev_num_writes).toBeGreaterThan(10_000);
       expect(loaded.bdev_num_reads).toBeGreaterThan(10_000);

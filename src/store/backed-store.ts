@@ -403,8 +403,23 @@ export class BackedStore implements PageIoOwner, Mover {
     return !isKept;
   }
 
-  /** Ends an operation with I/O or without, tells its client, and begins those that waited for it. */
+  /** Ends an operation with I/O, and begins those that waited for it. */
   #settle(op: number, isDone: boolean): void {
+    this.#advance(this.#end(op, isDone));
+  }
+
+  /** Begins the first operation of a slot, and the next if it ends at once, and so on. */
+  #advance(first: number): void {
+    let op = first;
+    while (op !== NONE) {
+      const result = this.#carryOut(op);
+      if (result === PAGE_PENDING) return;
+      op = this.#end(op, result === PAGE_DONE);
+    }
+  }
+
+  /** Tells the operation's client of its end; the next operation of the slot, or -1. */
+  #end(op: number, isDone: boolean): number {
     const operations = this.#operations;
     const staging = operations.staging[op]!;
     const offset = staging === NONE ? SCRATCH : stagingOffset(staging);
@@ -414,22 +429,7 @@ export class BackedStore implements PageIoOwner, Mover {
     const next = operations.removeFirst(op);
     client?.endPage(request, page, isDone, this.#window, offset);
     if (staging !== NONE) this.#pages.give(staging);
-    this.#advance(next);
-  }
-
-  /** Begins the first operation of a slot, and the next if it ends at once, and so on. */
-  #advance(first: number): void {
-    let op = first;
-    while (op !== NONE) {
-      const result = this.#carryOut(op);
-      if (result === PAGE_PENDING) return;
-      const operations = this.#operations;
-      const client = operations.client[op];
-      const request = operations.request[op]!;
-      const page = operations.page[op]!;
-      op = operations.removeFirst(op);
-      client?.endPage(request, page, result === PAGE_DONE, this.#window, SCRATCH);
-    }
+    return next;
   }
 
   #starve(op: number): PageResult {

@@ -20,6 +20,7 @@ interface Options {
   printCapabilities?: boolean;
   name: string;
   disksize?: string;
+  maxDisksize?: string;
   guestRam?: string;
   guestPageSize: string;
   poolLimit?: string;
@@ -42,6 +43,10 @@ function command(): Command {
     .option('--print-capabilities', 'print what this back end can do as JSON, and exit')
     .option('--name <name>', 'device name; also its serial and swap label', 'ramzswap0')
     .option('--disksize <size>', 'uncompressed capacity, such as 512M (default: 25% of RAM)')
+    .option(
+      '--max-disksize <size>',
+      'how far the disk may grow while the guest runs (default: not at all)',
+    )
     .option(
       '--guest-ram <size>',
       "the guest's RAM, which defaults are taken from (default: host's)",
@@ -100,6 +105,9 @@ function daemonOptions(o: Options): DaemonOptions {
       '--disksize, --backing-swap: expected one of them; the disk is as large as the backing swap',
     );
   }
+  if (o.backingSwap !== undefined && o.maxDisksize !== undefined) {
+    throw new UsageError('--max-disksize: expected no --backing-swap with it, which sets the size');
+  }
   if (o.memlimit !== undefined && o.backingSwap === undefined) {
     throw new UsageError(
       '--memlimit: expected --backing-swap with it; without one, see --pool-limit',
@@ -119,6 +127,7 @@ function daemonOptions(o: Options): DaemonOptions {
   const size = (text: string | undefined, what: string) =>
     text === undefined ? undefined : parseSize(text, what);
   const diskBytes = size(o.disksize, '--disksize');
+  const diskBytesMax = size(o.maxDisksize, '--max-disksize');
   const guestRamBytes = size(o.guestRam, '--guest-ram');
   const poolLimitBytes = size(o.poolLimit, '--pool-limit');
   const memlimitBytes = size(o.memlimit, '--memlimit');
@@ -138,6 +147,7 @@ function daemonOptions(o: Options): DaemonOptions {
     numQueues: parseCount(o.numQueues, '--num-queues', 1, QUEUES_MAX),
     logLevel: o.logLevel,
     ...(diskBytes === undefined ? {} : { diskBytes }),
+    ...(diskBytesMax === undefined ? {} : { diskBytesMax }),
     ...(guestRamBytes === undefined ? {} : { guestRamBytes }),
     ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
     ...(memlimitBytes === undefined ? {} : { memlimitBytes }),

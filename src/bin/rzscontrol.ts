@@ -13,13 +13,14 @@ import type { Statistics } from '../store/statistics.ts';
 interface Options {
   stats?: boolean;
   memlimit_kb?: string;
+  grow_kb?: string;
   json?: boolean;
   controlPath: string;
 }
 
 function command(): Command {
   return new Command('rzscontrol')
-    .description('Shows what a ramzswap daemon holds, and changes its memory limit')
+    .description('Shows what a ramzswap daemon holds, and changes limits while guests run')
     .version(VERSION)
     .argument('[device]', 'device name, such as ramzswap0; none: a table of all devices')
     .option('-s, --stats', "the device's statistics")
@@ -27,6 +28,7 @@ function command(): Command {
       '-m, --memlimit_kb <n>',
       'from now on, compressed data in memory in kB; what is above it moves to the backing swap',
     )
+    .option('-g, --grow_kb <n>', 'make the disk this large in kB, up to --max-disksize')
     .option('--json', 'print JSON, with sizes in bytes')
     .option('--control-path <path>', "the daemon's control socket", defaultControlPath())
     .addHelpText('after', '\nExit status: 0 done, 1 refused (the reason is on stderr), 2 usage.')
@@ -37,13 +39,12 @@ function command(): Command {
 }
 
 async function run(device: string | undefined, options: Options): Promise<string> {
-  const memlimitBytes =
-    options.memlimit_kb === undefined ? undefined : parseKilobytes(options.memlimit_kb);
-  if (device !== undefined && options.stats !== true && memlimitBytes === undefined) {
-    throw new UsageError(`what about ${device}? expected --stats or --memlimit_kb`);
+  const changes = wantedChanges(options);
+  if (device !== undefined && options.stats !== true && changes.length === 0) {
+    throw new UsageError(`what about ${device}? expected --stats, --memlimit_kb or --grow_kb`);
   }
-  if (device === undefined && memlimitBytes !== undefined) {
-    throw new UsageError('--memlimit_kb: expected a device name');
+  if (device === undefined && changes.length > 0) {
+    throw new UsageError(`${changes[0]!.option}: expected a device name`);
   }
   const client = await ControlClient.connect(options.controlPath);
   try {
@@ -51,10 +52,8 @@ async function run(device: string | undefined, options: Options): Promise<string
       const devices = await client.call<DeviceStatus[]>('devices');
       return options.json ? JSON.stringify(devices, null, 2) : devicesTable(devices);
     }
-    if (memlimitBytes !== undefined) {
-      await client.call('setMemlimit', { device, bytes: memlimitBytes });
-      if (options.stats !== true) return '';
-    }
+    for (const { method, bytes } of changes) await client.call(method, { device, bytes });
+    if (options.stats !== true) return '';
     const statistics = await client.call<Statistics>('statistics', { device });
     return options.json ? JSON.stringify(statistics, null, 2) : statisticsText(statistics);
   } finally {
@@ -62,10 +61,26 @@ async function run(device: string | undefined, options: Options): Promise<string
   }
 }
 
-function parseKilobytes(text: string): number {
+interface Change {
+  readonly option: string;
+  readonly method: string;
+  readonly bytes: number;
+}
+
+function wantedChanges({ memlimit_kb, grow_kb }: Options): Change[] {
+  const changes: [string, string, string | undefined][] = [
+    ['--memlimit_kb', 'setMemlimit', memlimit_kb],
+    ['--grow_kb', 'grow', grow_kb],
+  ];
+  return changes.flatMap(([option, method, text]) =>
+    text === undefined ? [] : [{ option, method, bytes: parseKilobytes(text, option) }],
+  );
+}
+
+function parseKilobytes(text: string, option: string): number {
   const count = /^\d+$/.test(text) ? Number(text) : 0;
   if (count === 0 || !Number.isSafeInteger(count * 1024)) {
-    throw new UsageError(`--memlimit_kb: expected a number of kB, got '${text}'`);
+    throw new UsageError(`${option}: expected a number of kB, got '${text}'`);
   }
   return count * 1024;
 }

@@ -19,7 +19,12 @@ import {
   openListeningSocket,
 } from '../device/endpoint.ts';
 import { ReactorThread } from '../device/reactor-thread.ts';
-import { changedMemlimit, type DeviceWishes, deviceOptions } from './device-options.ts';
+import {
+  changedMemlimit,
+  type DeviceWishes,
+  deviceOptions,
+  grownDiskSize,
+} from './device-options.ts';
 import type { DeviceStatus } from './protocol.ts';
 import type { Methods } from './server.ts';
 import { serveControl } from './server.ts';
@@ -132,6 +137,13 @@ function methods(
       const bytes = changedMemlimit(device, (params as { bytes?: unknown }).bytes);
       thread.order({ kind: 'memlimit', device: name, bytes });
       return untilSo(() => thread.statistics(name).memlimit === bytes).then(() => bytes);
+    },
+    grow: (params) => {
+      checkName(params);
+      const now = thread.statistics(name).disksize;
+      const bytes = grownDiskSize(device, now, (params as { bytes?: unknown }).bytes);
+      thread.order({ kind: 'grow', device: name, bytes });
+      return untilSo(() => thread.statistics(name).disksize === bytes).then(() => bytes);
     },
     ...(HAS_FAULT_INJECTION ? faultMethods(thread, name) : {}),
   };

@@ -25,6 +25,8 @@ const GUEST_PAGES_MIN = 10;
 export interface DeviceWishes {
   readonly name: string;
   readonly diskBytes?: number;
+  /** How far it may grow while the guest runs. */
+  readonly diskBytesMax?: number;
   readonly backingSwap?: string;
   readonly backingIo?: BackingIoKind;
   readonly memlimitBytes?: number;
@@ -57,6 +59,7 @@ export function deviceOptions(
   const file = backingSwap === undefined ? undefined : openBackingFile(backingSwap, guestPageBytes);
   const diskBytes = diskSize(wishes, file, ram, log);
   checkDiskSize(diskBytes, guestPageBytes, file !== undefined);
+  const diskBytesMax = diskSizeMax(wishes, diskBytes);
   if (diskBytes > 2 * ram.bytes && file === undefined) {
     const size = formatBytes(diskBytes);
     log.warn(`disksize ${size} is more than twice ${ram.text}: 2:1 is what to expect`);
@@ -69,7 +72,7 @@ export function deviceOptions(
     (file === undefined ? INCOMPRESSIBLE_BYTES : BACKED_INCOMPRESSIBLE_BYTES);
   const io = wishes.backingIo ?? 'auto';
   return {
-    ...{ name, diskBytes, guestPageBytes, numQueues, incompressibleBytes },
+    ...{ name, diskBytes, diskBytesMax, guestPageBytes, numQueues, incompressibleBytes },
     ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
     ...(file === undefined
       ? {}
@@ -100,6 +103,41 @@ export function changedMemlimit(device: BlockDeviceOptions, bytes: unknown): num
     );
   }
   return bytesToPages(bytes) * PAGE_BYTES;
+}
+
+/** A new size for a running device: what was asked for, in whole guest pages, if it can be. */
+export function grownDiskSize(device: BlockDeviceOptions, now: number, bytes: unknown): number {
+  const { name, diskBytesMax = device.diskBytes, guestPageBytes } = device;
+  if (device.backing !== undefined) {
+    throw new RefusedError(`${name}: the disk is as large as its backing swap, and stays so`);
+  }
+  if (typeof bytes !== 'number' || !Number.isSafeInteger(bytes) || bytes < now) {
+    const got = typeof bytes === 'number' ? formatBytes(bytes) : bytes;
+    throw new RefusedError(
+      `disksize: expected ${formatBytes(now)}, what it is, or more, got ${got}`,
+    );
+  }
+  if (bytes > diskBytesMax) {
+    const most = formatBytes(diskBytesMax);
+    throw new RefusedError(
+      `disksize: expected ${most} (--max-disksize) at most, got ${formatBytes(bytes)}`,
+    );
+  }
+  return Math.floor(bytes / guestPageBytes) * guestPageBytes;
+}
+
+function diskSizeMax({ diskBytesMax, guestPageBytes }: DeviceWishes, diskBytes: number): number {
+  if (diskBytesMax === undefined) return diskBytes;
+  const bytes = Math.floor(diskBytesMax / guestPageBytes) * guestPageBytes;
+  if (bytes < diskBytes) {
+    const [least, got] = [formatBytes(diskBytes), formatBytes(diskBytesMax)];
+    throw new RefusedError(`max-disksize: expected ${least} (disksize) at least, got ${got}`);
+  }
+  if (bytes / PAGE_BYTES > SLOTS_MAX) {
+    const most = formatBytes(SLOTS_MAX * PAGE_BYTES);
+    throw new RefusedError(`max-disksize: expected ${most} at most, got ${formatBytes(bytes)}`);
+  }
+  return bytes;
 }
 
 function ramOf({ guestRamBytes }: DeviceWishes): Ram {

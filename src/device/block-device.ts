@@ -57,6 +57,8 @@ export interface BlockDeviceOptions {
   /** Also the virtio-blk serial (GET_ID) and the label of the swap area. */
   readonly name: string;
   readonly diskBytes: number;
+  /** How far grow() may go. Default: not at all. */
+  readonly diskBytesMax?: number;
   readonly guestPageBytes: number;
   readonly numQueues: number;
   readonly poolLimitBytes?: number;
@@ -96,6 +98,8 @@ export class BlockDevice implements BackendHandler {
   #session: BackendSession | undefined;
   #ringFeatures = { eventIdx: false, indirect: false };
   #isLegacy = true;
+  /** Configuration space has changed, and the front end may not have taken it in. */
+  #isConfigNews = false;
   #warnedOfShrinking = false;
   /** Requests were served since the last maintain(). */
   #hasWorked = false;
@@ -116,10 +120,11 @@ export class BlockDevice implements BackendHandler {
     this.#report = report;
     this.#rings = new Array(options.numQueues).fill(undefined);
     this.#config = new BlockConfig(slots, options.numQueues);
-    const { backing, guestPageBytes } = options;
+    const { backing, guestPageBytes, diskBytesMax = options.diskBytes } = options;
     const { poolLimitBytes, incompressibleBytes } = options;
     this.store = new PageStore({
       slots,
+      slotsMax: diskBytesMax / PAGE_BYTES,
       hasBacking: backing !== undefined,
       ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
       ...(incompressibleBytes === undefined ? {} : { incompressibleBytes }),
@@ -133,6 +138,15 @@ export class BlockDevice implements BackendHandler {
       report('info', `backing swap ${backing.path}: ${backing.extents.length} extents, ${ioName}`);
     }
     this.#pages = this.#backing?.store ?? this.store;
+  }
+
+  /** Makes the disk larger, at once; a guest that is there is told. */
+  grow(bytes: number): void {
+    assert(bytes % PAGE_BYTES === 0, 'a disk is whole pages');
+    this.store.grow(bytes / PAGE_BYTES);
+    this.#config.setCapacity(this.store.slots);
+    this.#isConfigNews = true;
+    this.#tellOfConfig();
   }
 
   /** Changes the limit on compressed bytes in memory; what is above it moves out by and by. */
@@ -359,8 +373,15 @@ export class BlockDevice implements BackendHandler {
     return ring;
   }
 
+  /** QEMU ignores the news while the device is not started: then it waits for the first ring. */
+  #tellOfConfig(): void {
+    if (!this.#isConfigNews || this.#served.length === 0) return;
+    this.#isConfigNews = this.#session?.sendConfigChange() !== true;
+  }
+
   #listServed(): void {
     this.#served = this.#rings.filter((ring): ring is Ring => ring?.isServed === true);
+    this.#tellOfConfig();
   }
 
   #addRegion(region: GuestRegion, fd: number): void {

@@ -18,6 +18,7 @@ export type Order =
   | { readonly kind: 'adopt'; readonly device: string; readonly fd: number }
   /** The limit on compressed bytes in memory of a device with a backing swap. */
   | { readonly kind: 'memlimit'; readonly device: string; readonly bytes: number }
+  | { readonly kind: 'grow'; readonly device: string; readonly bytes: number }
   | { readonly kind: 'stop' }
   /** Fault injection for tests: throw in the reactor. */
   | { readonly kind: 'fail' }

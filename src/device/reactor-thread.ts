@@ -62,8 +62,8 @@ export class ReactorThread {
   }
 
   statistics(device: string): Statistics {
-    const { diskBytes, backing } = this.#devices.find((each) => each.name === device)!;
-    const identity = { disksizeBytes: diskBytes, backingSwapName: backing?.path ?? null };
+    const { backing } = this.#devices.find((each) => each.name === device)!;
+    const identity = { backingSwapName: backing?.path ?? null };
     return readStatistics(identity, this.#figures.get(device)!);
   }
 

@@ -55,6 +55,9 @@ function obey(reactor: Reactor, devices: Map<string, BlockDevice>, order: Order)
     case 'memlimit':
       named(devices, order.device).setMemlimit(order.bytes);
       return;
+    case 'grow':
+      named(devices, order.device).grow(order.bytes);
+      return;
     case 'faults':
       named(devices, order.device).setFaults(order.faults);
       return;

@@ -32,6 +32,7 @@ export const LATENCY_COUNT = 2 * LATENCY_BUCKETS;
 export const HEADER = {
   /** "rzs1", little-endian. */
   magic: 0,
+  /** Of the table; the disk may be smaller. */
   slotCount: 4,
   arenaPages: 8,
   counters: 1024,

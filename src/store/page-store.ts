@@ -68,6 +68,8 @@ const TRIM_INTERVAL_MICROS = 400_000;
 
 export interface PageStoreOptions {
   readonly slots: number;
+  /** How far it may grow: the table is made for so many. Default: slots. */
+  readonly slotsMax?: number;
   /** Hard limit of memory for pages, pool and raw, in bytes. */
   readonly poolLimitBytes?: number;
   /** A page that compresses to more is incompressible. Default INCOMPRESSIBLE_BYTES. */
@@ -77,7 +79,6 @@ export interface PageStoreOptions {
 }
 
 export class PageStore {
-  readonly slots: number;
   readonly isFull = false;
   readonly mapped: MappedStore;
   /** Told once per change of state, never per request. */
@@ -88,6 +89,7 @@ export class PageStore {
   readonly #arena: Arena;
   readonly #objects: Xvmalloc;
   readonly #incompressibleBytes: number;
+  #slots: number;
   #trimDue = 0;
   #isOutOfMemory = false;
   #isDamageReported = false;
@@ -95,17 +97,30 @@ export class PageStore {
   constructor(options: PageStoreOptions) {
     // Now, not at the first guest's page: a file that is missing must be a refusal at start.
     codecModule();
-    this.slots = options.slots;
+    this.#slots = options.slots;
     this.#incompressibleBytes = options.incompressibleBytes ?? INCOMPRESSIBLE_BYTES;
     assert(this.#incompressibleBytes <= INCOMPRESSIBLE_BYTES_MAX, 'a kept page fits the allocator');
-    this.mapped = mapStore(options.slots, options.hasBacking);
+    this.mapped = mapStore(options.slotsMax ?? options.slots, options.hasBacking);
     this.#table = this.mapped.table;
     this.#counters = this.mapped.counters;
     this.#arena = this.mapped.arena;
     this.#objects = new Xvmalloc(this.#arena, this.mapped.lists);
+    this.#counters[COUNTER.disksize] = options.slots * PAGE_BYTES;
     if (options.poolLimitBytes !== undefined) {
       this.#arena.limitPages = Math.floor(options.poolLimitBytes / PAGE_BYTES);
     }
+  }
+
+  /** Pages of the disk. */
+  get slots(): number {
+    return this.#slots;
+  }
+
+  /** Makes the disk larger, at once: `slots` pages, at most as many as the table was made for. */
+  grow(slots: number): void {
+    assert(slots >= this.#slots && slots <= this.#table.length, 'a disk grows within its table');
+    this.#slots = slots;
+    this.#counters[COUNTER.disksize] = slots * PAGE_BYTES;
   }
 
   /** Event counters of the header page, for the layers above to count requests in. */

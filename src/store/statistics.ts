@@ -37,6 +37,8 @@ export const COUNTER = {
   pagesMovedOut: 20,
   /** No counter: the limit on comprDataSize, in bytes, as it is now. */
   memlimit: 21,
+  /** No counter either: the size of the disk in bytes, as it is now. */
+  disksize: 22,
 } as const;
 export const COUNTER_COUNT = Object.keys(COUNTER).length;
 
@@ -80,7 +82,6 @@ function percent(part: number, whole: number): number {
 
 /** What does not change while a device exists. */
 export interface StoreIdentity {
-  readonly disksizeBytes: number;
   readonly backingSwapName: string | null;
 }
 
@@ -93,7 +94,7 @@ export function readStatistics(identity: StoreIdentity, figures: HeaderFigures):
   return {
     backing_swap_name: identity.backingSwapName,
     memlimit: count(COUNTER.memlimit),
-    disksize: identity.disksizeBytes,
+    disksize: count(COUNTER.disksize),
     num_reads: count(COUNTER.numReads),
     num_writes: count(COUNTER.numWrites),
     failed_reads: count(COUNTER.failedReads),

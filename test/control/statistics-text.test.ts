@@ -18,15 +18,13 @@ function sample(
   counters[COUNTER.pagesExpand] = 1;
   counters[COUNTER.comprDataSize] = 10_000;
   counters[COUNTER.memlimit] = 16 * 1024 * 1024;
+  counters[COUNTER.disksize] = 512 * 1024 * 1024;
   counters[COUNTER.bdevNumReads] = 5;
   counters[COUNTER.bdevNumWrites] = 7;
   counters[COUNTER.pagesOnBacking] = 4;
   gauges[ARENA_GAUGE.poolPages] = 3;
   gauges[ARENA_GAUGE.rawPages] = 1;
-  return readStatistics(
-    { disksizeBytes: 512 * 1024 * 1024, backingSwapName },
-    { counters, gauges, latencies },
-  );
+  return readStatistics({ backingSwapName }, { counters, gauges, latencies });
 }
 
 describe('statisticsText', () => {

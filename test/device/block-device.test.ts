@@ -1,6 +1,8 @@
 /** A device's rings as a front end drives them: what starts, stops and resumes them, what is refused. */
 
 import { afterEach, describe, expect, it } from 'vitest';
+import { closeFd } from '../../src/native/fd.ts';
+import { Connection } from '../../src/vhost-user-ts/connection.ts';
 import { encodeMemTable, VHOST_USER } from '../../src/vhost-user-ts/index.ts';
 import {
   VIRTIO_F_VERSION_1,
@@ -11,6 +13,8 @@ import { BLOCK_FEATURES } from '../../src/virtio-blk/config-space.ts';
 import {
   VIRTIO_BLK_F_CONFIG_WCE,
   VIRTIO_BLK_F_FLUSH,
+  VIRTIO_BLK_S_IOERR,
+  VIRTIO_BLK_S_OK,
   VIRTIO_BLK_T_DISCARD,
   VIRTIO_BLK_T_FLUSH,
   VIRTIO_BLK_T_IN,
@@ -21,6 +25,7 @@ import { RequestRefused } from '../driver/front-end.ts';
 import type { GuestDriver } from '../driver/guest-driver.ts';
 import { LocalDevice } from '../driver/local-device.ts';
 import { Random } from '../driver/random.ts';
+import { socketPair } from '../driver/sockets.ts';
 
 const FEATURES = BLOCK_FEATURES | VIRTIO_F_VERSION_1 | VIRTIO_RING_F_INDIRECT_DESC;
 const devices: LocalDevice[] = [];
@@ -75,6 +80,57 @@ describe('configuration', () => {
       local.negotiate(features);
       expect(local.frontEnd.getConfig(32, 1)).toEqual(Uint8Array.of(writeback));
     }
+  });
+});
+
+describe('growing', () => {
+  function grown() {
+    const local = new LocalDevice({ diskBytesMax: 2 << 20 });
+    devices.push(local);
+    local.negotiate(FEATURES);
+    const [ours, theirs] = socketPair();
+    const channel = new Connection(ours);
+    local.onClose(() => channel.close());
+    local.frontEnd.order(VHOST_USER.SET_BACKEND_REQ_FD, new Uint8Array(0), [theirs]);
+    closeFd(theirs);
+    local.frontEnd.setMemoryTable(local.ram);
+    const driver = local.makeRing();
+    const start = () => {
+      local.frontEnd.startRing(0, driver.ring, { kick: local.eventFd(), call: local.eventFd() });
+      local.frontEnd.setEnabled(0, true);
+    };
+    return { local, channel, driver, start };
+  }
+
+  const LAST = { type: VIRTIO_BLK_T_OUT, sector: 4096 - 8, data: new Uint8Array(4096).fill(7) };
+
+  it('tells a running front end once, and serves what is new', () => {
+    const { local, channel, driver, start } = grown();
+    start();
+    driver.submit(LAST);
+    driver.ring.publish();
+    local.serve();
+    expect(driver.complete().map(({ status }) => status)).toEqual([VIRTIO_BLK_S_IOERR]);
+    local.device.grow(2 << 20);
+    expect(channel.receive()).toMatchObject({ request: 2, flags: 1 });
+    expect(channel.receive()).toBeUndefined();
+    expect(Buffer.from(local.frontEnd.getConfig(0, 8)!).readBigUInt64LE()).toBe(4096n);
+    driver.submit(LAST);
+    driver.submit({ type: VIRTIO_BLK_T_IN, sector: LAST.sector, inBytes: 4096 });
+    driver.ring.publish();
+    local.serve();
+    const [written, read] = driver.complete();
+    expect([written!.status, read!.status]).toEqual([VIRTIO_BLK_S_OK, VIRTIO_BLK_S_OK]);
+    expect(read!.data).toEqual(LAST.data);
+  });
+
+  it('while no ring runs, is told when one does: QEMU would not listen before', () => {
+    const { local, channel, start } = grown();
+    local.device.grow(2 << 20);
+    expect(channel.receive()).toBeUndefined();
+    start();
+    expect(channel.receive()).toMatchObject({ request: 2, flags: 1 });
+    expect(channel.receive()).toBeUndefined();
   });
 });
 

@@ -415,6 +415,16 @@ describe.skipIf(!isBuilt)('rzscontrol', () => {
     });
   });
 
+  it('grows a disk, in whole pages, as far as it was told at start', async () => {
+    const daemon = await daemonWith(['--max-disksize', '128M']);
+    const args = ['ramzswap0', '--control-path', daemon.controlPath];
+    const grown = await run(RZSCONTROL, [...args, '--grow_kb', '131071', '--stats']);
+    expect(grown.stdout).toMatch(/^DiskSize: 131068 kB$/m);
+    expect((await run(RZSCONTROL, [...args, '--grow_kb=131072'])).exitCode).toBe(0);
+    const more = await run(RZSCONTROL, [...args, '--grow_kb=131076']);
+    expect(more.stderr).toMatch(/expected 128 MiB \(--max-disksize\) at most/);
+  });
+
   it('lists devices and whether a front end is there', async () => {
     const daemon = await daemonWith();
     const args = ['--json', '--control-path', daemon.controlPath];
@@ -431,7 +441,10 @@ describe.skipIf(!isBuilt)('rzscontrol', () => {
 
   it.each([
     [['ramzswap9', '--stats'], 1, /no device 'ramzswap9': this daemon has ramzswap0/],
-    [['ramzswap0'], 2, /expected --stats or --memlimit_kb/],
+    [['ramzswap0'], 2, /expected --stats, --memlimit_kb or --grow_kb/],
+    [['--grow_kb', '64'], 2, /--grow_kb: expected a device name/],
+    [['ramzswap0', '-g', '1'], 1, /disksize: expected 64 MiB, what it is, or more, got 1 KiB/],
+    [['ramzswap0', '-g', '65540'], 1, /expected 64 MiB \(--max-disksize\) at most, got 64 MiB/],
     [['--memlimit_kb', '64'], 2, /expected a device name/],
     [['ramzswap0', '-m', '64M'], 2, /expected a number of kB, got '64M'/],
     [['ramzswap0', '-m', '64'], 1, /ramzswap0: a memory limit needs a backing swap/],

@@ -110,7 +110,7 @@ describe('a device whose table words are beyond 2^31', () => {
         for (const done of driver.complete()) program.take(queue, done);
         expect(driver.inFlight).toBe(0);
       });
-      const identity = { disksizeBytes: 16 * GIB, backingSwapName: null };
+      const identity = { backingSwapName: null };
       program.compareStatistics(readStatistics(identity, store.mapped));
     }
     const words = spreadStripes(store.slots, 24).flatMap((first) => [

@@ -25,6 +25,7 @@ export class LocalDevice implements KickWatcher, CompletionWatcher {
   readonly watched = new Set<number>();
   frontEnd: FrontEnd;
   readonly #fds: number[] = [];
+  readonly #undo: (() => void)[] = [];
 
   constructor(options: Partial<BlockDeviceOptions> = {}, ram = new GuestRam(4 << 20)) {
     this.ram = ram;
@@ -60,6 +61,11 @@ export class LocalDevice implements KickWatcher, CompletionWatcher {
     return fd;
   }
 
+  /** What close() does first. */
+  onClose(undo: () => void): void {
+    this.#undo.push(undo);
+  }
+
   /** A driver with a ring of its own in this guest's memory; its kicks go nowhere. */
   makeRing(size = 16, options: DriverRingOptions = {}): GuestDriver {
     return new GuestDriver(this.ram, size, options);
@@ -77,6 +83,7 @@ export class LocalDevice implements KickWatcher, CompletionWatcher {
   }
 
   close(): void {
+    for (const undo of this.#undo.splice(0)) undo();
     if (this.device.isAttached) {
       this.device.detach();
       this.frontEnd.close();

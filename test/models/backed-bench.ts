@@ -86,7 +86,7 @@ export class BackedBench {
   }
 
   get statistics(): Statistics {
-    const identity = { disksizeBytes: this.store.slots * PAGE, backingSwapName: '/swap' };
+    const identity = { backingSwapName: '/swap' };
     return readStatistics(identity, this.memory.mapped);
   }
 

@@ -133,6 +133,25 @@ describe('zeroing part of a page', () => {
   });
 });
 
+describe('growing', () => {
+  it('adds empty slots that work, and keeps what was there', () => {
+    const bench = new StoreBench({ slots: 4, slotsMax: 8 });
+    const page = incompressible();
+    bench.write(3, page);
+    bench.compareStatistics();
+    bench.store.grow(8);
+    bench.write(7, kind('text'));
+    bench.compareAllSlots();
+    bench.compareStatistics();
+    expect(bench.store.mapped.table).toHaveLength(8);
+  });
+
+  it('is within the table that was made, and never shrinks', () => {
+    const { store } = new StoreBench({ slots: 4, slotsMax: 8 });
+    for (const slots of [3, 9]) expect(() => store.grow(slots)).toThrow(/grows within its table/);
+  });
+});
+
 describe('the pool limit', () => {
   it('fails the write, counts it and keeps the old page', () => {
     const bench = new StoreBench({ slots: 16, poolLimitBytes: 4 * PAGE_BYTES + 100 });

@@ -73,4 +73,27 @@ static inline void *map_memory(size_t bytes)
     return memory;
 }
 
+/* Ends the program for a reason in errno. */
+__attribute__((noreturn)) static inline void fail_system(const char *what)
+{
+    fprintf(stderr, "%s: %s\n", what, strerror(errno));
+    exit(3);
+}
+
+/* In use on all swap devices together, as the kernel counts; 0 where it has no swap. */
+static inline unsigned long swap_used_kb(void)
+{
+    FILE *swaps = fopen("/proc/swaps", "r");
+    char line[256];
+    unsigned long total = 0;
+    unsigned long used;
+
+    while (swaps != NULL && fgets(line, sizeof line, swaps) != NULL)
+        if (sscanf(line, "%*s %*s %*u %lu", &used) == 1)
+            total += used;
+    if (swaps != NULL)
+        fclose(swaps);
+    return total;
+}
+
 #endif

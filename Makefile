@@ -5,15 +5,18 @@ TSX := node --import tsx
 BUILD_INPUTS := $(shell find src -name '*.ts' -not -name '*.d.ts') src/lzo-wasm/asconfig.json \
 	tsconfig.json tsconfig.build.json package.json
 
-.PHONY: help demo test check bench fuzz build clean
+.PHONY: help demo guest test check bench bench-guest fuzz build clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: build ## the main job: a guest with too little memory finishes on our disk
 	@$(TSX) scripts/setup.ts demo
 	@$(TSX) scripts/demo.ts
+
+guest: build ## a guest on our disk: ARCH=arm64, MEMORY=256, a shell or CMD='fillverify 320 1'
+	@$(TSX) guest/run.ts $(ARCH) $(if $(MEMORY),--memory $(MEMORY)) $${CMD:+--cmd "$$CMD"}
 
 test: check ## all tests, guests under QEMU included
 	@$(TSX) scripts/setup.ts test
@@ -24,6 +27,10 @@ check: build ## types, lint, format and the tests that need no guest
 	npx biome check --error-on-warnings .
 	@$(TSX) scripts/setup.ts check
 	npx vitest run --project unit
+
+bench-guest: build ## in guests: swap on our disk beside its rivals, stale slots
+	@$(TSX) scripts/setup.ts bench-guest
+	$(TSX) scripts/bench-guest/main.ts
 
 bench: build ## speed of the codec beside liblzo2, of the backing swap beside fio
 	@$(TSX) scripts/setup.ts bench

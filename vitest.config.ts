@@ -24,6 +24,7 @@ export default defineConfig({
           include: ['test/guests/**/*.test.ts'],
           testTimeout: 300_000,
           hookTimeout: 300_000,
+          // Two at a time took twice as long each: processor, disk and test share two cores.
           poolOptions: { forks: { singleFork: true } },
         },
       },

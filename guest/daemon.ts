@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { ControlClient } from '../src/control/client.ts';
+import type { DeviceStatus } from '../src/control/protocol.ts';
 import type { Statistics } from '../src/store/statistics.ts';
 
 const RAMZSWAPD = fileURLToPath(new URL('../dist/bin/ramzswapd.js', import.meta.url));
@@ -18,7 +19,8 @@ const STOP_MILLIS_MAX = 2_000;
 
 /** Its log arrives on stderr; whoever starts it ends it. */
 function startProcess(args: readonly string[]) {
-  return execa('node', [RAMZSWAPD, ...args], {
+  // Memory is not left behind by a job that is killed: setpriv becomes the daemon.
+  return execa('setpriv', ['--pdeathsig', 'KILL', 'node', RAMZSWAPD, ...args], {
     stdin: 'ignore',
     stdout: 'ignore',
     stderr: 'pipe',
@@ -64,13 +66,20 @@ export class GuestDaemon {
     return this.#process.pid!;
   }
 
+  /** Of its one device, whatever its name. */
+  async status(): Promise<DeviceStatus> {
+    const [device] = await this.#call<DeviceStatus[]>('devices');
+    return device!;
+  }
+
+  /** Makes its disk larger. */
+  async grow(bytes: number): Promise<void> {
+    const { device } = await this.status();
+    await this.#call('grow', { device, bytes });
+  }
+
   async statistics(): Promise<Statistics> {
-    const client = await ControlClient.connect(`${this.socketPath}.control`);
-    try {
-      return await client.call<Statistics>('statistics', { device: 'ramzswap0' });
-    } finally {
-      client.close();
-    }
+    return (await this.status()).statistics;
   }
 
   /** Resident set size in bytes. */
@@ -87,6 +96,15 @@ export class GuestDaemon {
       nanos += Number(readFileSync(join(tasks, task, 'schedstat'), 'utf8').split(' ')[0]);
     }
     return nanos / 1e6;
+  }
+
+  async #call<Result>(method: string, params: object = {}): Promise<Result> {
+    const client = await ControlClient.connect(`${this.socketPath}.control`);
+    try {
+      return await client.call<Result>(method, params);
+    } finally {
+      client.close();
+    }
   }
 
   /** Ends it with SIGTERM (SIGKILL if that fails) and removes its folder; the exit status. */

@@ -1,41 +1,44 @@
 /**
- * Boots the test guest by hand, against any vhost-user-blk back end:
- * `npx tsx guest/run.ts --memory 128 --socket PATH --cmd 'fillverify 320 1'`.
- * Prints the console and a summary; exit status 0 when the workload ended with 0.
+ * Boots a test guest by hand, with a swap disk from a daemon of its own or from any vhost-user-blk
+ * back end: `npx tsx guest/run.ts arm64 --memory 128 --cmd 'fillverify 320 1'`; a shell without
+ * --cmd. Prints the console and a summary; exit status 0 when the workload ended with 0.
+ * `make guest` calls it.
  */
-import { Command, InvalidArgumentError } from 'commander';
-import {
-  findMarker,
-  type GuestOptions,
-  type GuestOrders,
-  GuestTimeoutError,
-  runGuest,
-  runGuestShell,
-} from './qemu.ts';
+import { Argument, Command, InvalidArgumentError, Option } from 'commander';
+import { ensureTools, GUEST_TOOLS } from '../scripts/setup.ts';
+import type { GuestDisk, GuestHardware, GuestOrders } from './command-line.ts';
+import { GuestDaemon } from './daemon.ts';
+import { DEFAULT_GUEST, GUEST_NAMES, GUESTS, type GuestName, type Transport } from './guests.ts';
+import { findMarker, GuestTimeoutError, runGuest, runGuestShell } from './qemu.ts';
 
 type Flags = {
   memory: number;
   cpus: number;
+  disksize: string;
   socket?: string;
+  disk: boolean;
+  transport?: Transport;
   queues?: number;
   reconnect?: number;
   cmd?: string;
   order: GuestOrders;
   timeout: number;
-  shell?: true;
 };
 
 const program = new Command('guest/run.ts')
-  .description('Boots the test guest, with a swap disk if a back end’s socket is given.')
+  .description('Boots a test guest with a swap disk: a shell, or a command.')
+  .addArgument(new Argument('[guest]', 'which').choices(GUEST_NAMES).default(DEFAULT_GUEST))
   .option('--memory <MiB>', 'memory of the guest', wholeNumber, 128)
   .option('--cpus <N>', 'virtual CPUs', wholeNumber, 1)
-  .option('--socket <PATH>', 'socket of a vhost-user-blk back end')
+  .option('--disksize <SIZE>', 'of the disk that a daemon is started for', '512M')
+  .option('--socket <PATH>', 'a vhost-user-blk back end to use instead')
+  .option('--no-disk', 'no swap disk at all')
+  .addOption(new Option('--transport <KIND>', 'of the disk').choices(['pci', 'mmio']))
   .option('--queues <N>', 'virtqueues of the disk (default: one per CPU)', wholeNumber)
   .option('--reconnect <seconds>', 'connect again when the back end goes away', wholeNumber)
   .option('--cmd <COMMAND>', 'shell command to run, such as "fillverify 320 1" or "scan 320 3"')
-  .option('--order <NAME=VALUE>', 'any other order to init, repeatable: see qemu.ts', addOrder, {})
-  .option('--timeout <seconds>', 'kill the guest after this long', wholeNumber, 300)
-  .option('--shell', 'a shell on the console, after the command; Ctrl-A X ends QEMU');
+  .option('--order <NAME=VALUE>', 'to init, repeatable: see command-line.ts', addOrder, {})
+  .option('--timeout <seconds>', 'kill the guest after this long', wholeNumber, 300);
 
 function wholeNumber(text: string): number {
   if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError('Expected a whole number.');
@@ -43,36 +46,59 @@ function wholeNumber(text: string): number {
 }
 
 function addOrder(text: string, orders: GuestOrders): GuestOrders {
-  const [, name, value] = text.match(/^(\w+)=(.*)$/) ?? [];
+  const [, name, value] = text.match(/^(\w+)=(\S*)$/) ?? [];
   if (name === undefined) throw new InvalidArgumentError('Expected NAME=VALUE.');
   return { ...orders, [name]: value };
 }
 
-function guestOptions(flags: Flags): GuestOptions {
-  return {
-    memoryMiB: flags.memory,
-    cpus: flags.cpus,
-    ...(flags.socket !== undefined && { socketPath: flags.socket }),
+function hardware(guest: GuestName, flags: Flags, socketPath: string | undefined): GuestHardware {
+  const disk = (path: string): GuestDisk => ({
+    socketPath: path,
+    ...(flags.transport !== undefined && { transport: flags.transport }),
     ...(flags.queues !== undefined && { numQueues: flags.queues }),
     ...(flags.reconnect !== undefined && { reconnectSeconds: flags.reconnect }),
-    append: { ...(flags.cmd !== undefined && { cmd: flags.cmd }), ...flags.order },
-    timeoutMs: flags.timeout * 1000,
-    onLine: (line) => console.log(line),
+  });
+  return {
+    guest,
+    memoryMiB: flags.memory,
+    cpus: flags.cpus,
+    disks: socketPath === undefined ? [] : [disk(socketPath)],
+    orders: flags.order,
   };
 }
 
-async function main(): Promise<number> {
-  const flags = program.parse().opts<Flags>();
-  if (flags.shell) {
-    await runGuestShell(guestOptions(flags));
+async function boot(options: GuestHardware, flags: Flags): Promise<number> {
+  if (flags.cmd === undefined) {
+    await runGuestShell(options);
     return 0;
   }
-  const result = await runGuest(guestOptions(flags));
+  const result = await runGuest({
+    ...options,
+    commands: [flags.cmd],
+    timeoutMs: flags.timeout * 1000,
+    onLine: (line) => console.log(line),
+  });
   const exit = findMarker(result, 'cmd')?.values.exit;
   const seconds = (result.elapsedMs / 1000).toFixed(1);
   const end = result.poweredOff ? 'powered off' : `did not power off (QEMU: ${result.exitCode})`;
   console.log(`guest: workload exit ${exit ?? 'none'}, ${end}, ${seconds} s`);
-  return result.poweredOff && (exit === '0' || flags.cmd === undefined) ? 0 : 1;
+  return result.poweredOff && exit === '0' ? 0 : 1;
+}
+
+async function main(): Promise<number> {
+  program.parse();
+  const flags = program.opts<Flags>();
+  const guest = program.processedArgs[0] as GuestName;
+  await ensureTools([...GUEST_TOOLS, GUESTS[guest].qemu, GUESTS[guest].compiler]);
+  const { pageBytes } = GUESTS[guest];
+  const daemonArgs = ['--disksize', flags.disksize, '--guest-page-size', String(pageBytes)];
+  const own =
+    flags.disk && flags.socket === undefined ? await GuestDaemon.start(...daemonArgs) : undefined;
+  try {
+    return await boot(hardware(guest, flags, flags.socket ?? own?.socketPath), flags);
+  } finally {
+    await own?.stop();
+  }
 }
 
 try {

@@ -7,7 +7,9 @@
 import { stdout } from 'node:process';
 import Table from 'cli-table3';
 import { GuestDaemon } from '../guest/daemon.ts';
-import { findMarker, type GuestResult, type Marker, runGuest } from '../guest/qemu.ts';
+import { DEFAULT_GUEST, GUESTS } from '../guest/guests.ts';
+import type { Marker } from '../guest/markers.ts';
+import { findMarker, type GuestResult, runGuest } from '../guest/qemu.ts';
 import { formatBytes } from '../src/base/units.ts';
 import type { Statistics } from '../src/store/statistics.ts';
 import { fetchGuest } from './fetch.ts';
@@ -65,7 +67,7 @@ function narrate(marker: Marker): void {
 async function withoutSwap(): Promise<GuestResult> {
   return runGuest({
     memoryMiB: MEMORY_MIB,
-    append: { cmd: WORKLOAD },
+    commands: [WORKLOAD],
     timeoutMs: TIMEOUT_MILLIS,
     onMarker: narrate,
   });
@@ -82,9 +84,10 @@ async function withSwap(daemon: GuestDaemon): Promise<Observed> {
   let endResident = Number.NaN;
   const guest = await runGuest({
     memoryMiB: MEMORY_MIB,
-    socketPath: daemon.socketPath,
+    disks: [{ socketPath: daemon.socketPath }],
+    commands: [WORKLOAD],
     // The hold leaves time to look at what the daemon keeps once nothing is on the disk.
-    append: { cmd: WORKLOAD, after: 'discard', hold: '3' },
+    orders: { after: 'discard', hold: '3' },
     timeoutMs: TIMEOUT_MILLIS,
     onMarker: (marker) => {
       narrate(marker);
@@ -143,7 +146,7 @@ function printFigures({ peak, end, startResident, endResident, guest }: Observed
 }
 
 async function main(): Promise<number> {
-  await fetchGuest();
+  await fetchGuest(GUESTS[DEFAULT_GUEST]);
 
   say(`\n1. ${MEMORY_MIB} MiB guest, no swap`);
   const without = await withoutSwap();

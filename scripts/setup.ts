@@ -6,20 +6,35 @@
 import { execFileSync } from 'node:child_process';
 import { accessSync, constants, existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { argv, env, getuid } from 'node:process';
+import { arch, argv, env, getuid } from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
+
+/** Node's names of what Debian's packages may be installed on → Debian's. */
+const DEBIAN_ARCHITECTURES: Record<string, string> = {
+  x64: 'amd64',
+  ia32: 'i386',
+  arm: 'armhf',
+  arm64: 'arm64',
+};
 
 type Tool = { packages: string[]; present: () => boolean };
 
 /** What the code calls a tool → the Debian packages that bring it, and how to see it is there. */
 const TOOLS = {
   'qemu-system-x86_64': program('qemu-system-x86_64', 'qemu-system-x86'),
+  'qemu-system-i386': program('qemu-system-i386', 'qemu-system-x86'),
+  'qemu-system-arm': program('qemu-system-arm', 'qemu-system-arm'),
+  'qemu-system-aarch64': program('qemu-system-aarch64', 'qemu-system-arm'),
   file: program('file', 'file'),
   'qemu-storage-daemon': program('qemu-storage-daemon', 'qemu-system-common'),
   'qemu-img': program('qemu-img', 'qemu-utils'),
-  // The C library by itself, because a compiler can be there without it, and static linking needs it.
-  gcc: { packages: ['gcc', 'libc6-dev'], present: () => findProgram('gcc') && hasStaticLibc() },
+  gcc: compiler('gcc', 'gcc', 'libc6-dev'),
+  'x86_64-linux-gnu-gcc': compilerFor('x86_64-linux-gnu', 'amd64'),
+  'i686-linux-gnu-gcc': compilerFor('i686-linux-gnu', 'i386'),
+  'arm-linux-gnueabihf-gcc': compilerFor('arm-linux-gnueabihf', 'armhf'),
+  'aarch64-linux-gnu-gcc': compilerFor('aarch64-linux-gnu', 'arm64'),
+  xz: program('xz', 'xz-utils'),
   lzop: program('lzop', 'lzop'),
   'lzo-headers': {
     packages: ['liblzo2-dev'],
@@ -40,7 +55,18 @@ const TOOLS = {
 
 export type ToolName = keyof typeof TOOLS;
 
-const GUEST = ['qemu-system-x86_64', 'setpriv', 'gcc', 'dpkg-deb'] as const;
+/** What it takes to make and boot any guest, and then what a guest's architecture adds. */
+export const GUEST_TOOLS = ['setpriv', 'dpkg-deb', 'xz'] as const;
+const AMD64_GUEST = [...GUEST_TOOLS, 'qemu-system-x86_64', 'x86_64-linux-gnu-gcc'] as const;
+const ALL_GUESTS = [
+  ...AMD64_GUEST,
+  'qemu-system-i386',
+  'i686-linux-gnu-gcc',
+  'qemu-system-arm',
+  'arm-linux-gnueabihf-gcc',
+  'qemu-system-aarch64',
+  'aarch64-linux-gnu-gcc',
+] as const;
 /** Other people's LZO: the judges of the codec. */
 const JUDGES = ['lzop', 'lzo-headers'] as const;
 /** File systems and swap areas for backing swaps to lie on, and the judge of their extents. */
@@ -56,10 +82,11 @@ const DISKS = [
 
 /** What each target of the Makefile needs. */
 const PROFILES = {
-  demo: GUEST,
+  demo: AMD64_GUEST,
   check: [...JUDGES, 'xxhsum', ...DISKS, 'qemu-storage-daemon', 'file'],
-  test: [...GUEST, ...DISKS, 'qemu-img'],
+  test: [...ALL_GUESTS, ...DISKS, 'qemu-img'],
   bench: ['gcc', ...JUDGES, 'fio', 'mkswap'],
+  'bench-guest': [...AMD64_GUEST, 'qemu-storage-daemon'],
 } as const satisfies Record<string, readonly ToolName[]>;
 
 /** A tool is missing and cannot be installed from here. Policy: print the message, exit 1. */
@@ -120,9 +147,22 @@ function isExecutable(path: string): boolean {
   }
 }
 
-/** gcc answers with the bare name when it finds no such file. */
-function hasStaticLibc(): boolean {
-  const answer = execFileSync('gcc', ['-print-file-name=libc.a'], { encoding: 'utf8' }).trim();
+/** The C library by itself too: a compiler can be there without it, and static linking needs it. */
+function compiler(name: string, ...packages: string[]): Tool {
+  return { packages, present: () => findProgram(name) && hasStaticLibc(name) };
+}
+
+/** Of Debian's architecture `architecture`: the host's own compiler, or one that crosses to it. */
+function compilerFor(triple: string, architecture: string): Tool {
+  const name = `${triple}-gcc`;
+  if (DEBIAN_ARCHITECTURES[arch] === architecture) return compiler(name, 'gcc', 'libc6-dev');
+  const cross = `gcc-${triple.replace('_', '-')}`;
+  return compiler(name, cross, `libc6-dev-${architecture}-cross`);
+}
+
+/** A compiler answers with the bare name when it finds no such file. */
+function hasStaticLibc(name: string): boolean {
+  const answer = execFileSync(name, ['-print-file-name=libc.a'], { encoding: 'utf8' }).trim();
   return answer.startsWith('/') && existsSync(answer);
 }
 

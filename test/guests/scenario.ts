@@ -1,0 +1,187 @@
+/**
+ * One guest scenario: what boots, what it runs, what is done to it meanwhile, and what must be true
+ * afterwards on both sides. The tables are rows of this; here they are played.
+ */
+
+import { expect, it } from 'vitest';
+import { GuestDaemon } from '../../guest/daemon.ts';
+import { DEFAULT_GUEST, GUESTS, type GuestName } from '../../guest/guests.ts';
+import type { Marker } from '../../guest/markers.ts';
+import {
+  findMarker,
+  type GuestOptions,
+  type GuestResult,
+  type RunningGuest,
+  runGuest,
+} from '../../guest/qemu.ts';
+import type { Statistics } from '../../src/store/statistics.ts';
+import { canMakeDisks } from '../driver/file-systems.ts';
+import type { MadeBacking } from './backings.ts';
+
+/** What was seen on the host while the guest held still, after its workload, swapoff and discard. */
+export interface Quiet {
+  readonly statistics: Statistics;
+  readonly residentBytes: number;
+  /** Processor time of the daemon over one second. */
+  readonly cpuMillis: number;
+}
+
+export interface Outcome {
+  readonly guest: GuestResult;
+  /** One for each disk. */
+  readonly daemons: readonly GuestDaemon[];
+  readonly startResidentBytes: number;
+  /** Before swapoff, as the workload ended; of each disk. */
+  readonly loaded: readonly Statistics[];
+  readonly quiet: Quiet | undefined;
+  readonly end: readonly Statistics[];
+  readonly pageBytes: number;
+}
+
+export interface Stage {
+  readonly marker: Marker;
+  /** Of the markers with this name and first word: 1 is the first. */
+  readonly nth: number;
+  readonly guest: RunningGuest;
+  readonly daemons: readonly GuestDaemon[];
+}
+
+export interface Scenario {
+  readonly claim: string;
+  /** The guests that it is played in, one after the other. Default: amd64 alone. */
+  readonly guests?: readonly GuestName[];
+  /** The daemons' options, one list for each disk; behind --backing-swap comes what `backing` makes. */
+  readonly daemons?: readonly (readonly string[])[];
+  readonly backing?: () => MadeBacking;
+  /** The disks' own options, the same for all. `absent`: the scenario plugs them itself. */
+  readonly disk?: Omit<NonNullable<GuestOptions['disks']>[number], 'socketPath'>;
+  readonly attached?: 'at boot' | 'later';
+  readonly hardware: Pick<GuestOptions, 'memoryMiB' | 'cpus' | 'extraArgs' | 'kernelArgs'>;
+  readonly orders?: GuestOptions['orders'];
+  readonly commands: readonly string[];
+  /** Called at each marker, in their order but not one after the other. */
+  readonly act?: (stage: Stage) => Promise<void> | void;
+  readonly check: (outcome: Outcome) => void;
+}
+
+const TIMEOUT_MILLIS = 240_000;
+/** Upkeep of a device that has gone quiet is done within a second; a second one is then measured. */
+const SETTLE_MILLIS = 1_800;
+const IDLE_MILLIS = 1_000;
+
+export const DISK_512M: readonly string[] = ['--disksize', '512M'];
+
+/** Declares a test for each row and each of its guests. */
+export function playAll(scenarios: readonly Scenario[]): void {
+  const mayMakeDisks = canMakeDisks();
+  for (const scenario of scenarios) {
+    for (const guest of scenario.guests ?? [DEFAULT_GUEST]) {
+      // Said loudly by canMakeDisks().
+      const isSkipped = scenario.backing !== undefined && !mayMakeDisks;
+      it.skipIf(isSkipped)(`${guest}: ${scenario.claim}`, async () => {
+        scenario.check(await play(scenario, guest));
+      });
+    }
+  }
+}
+
+/** Of the marker that comes once, as a number. */
+export function value(guest: GuestResult, marker: string, name: string): number {
+  return Number(findMarker(guest, marker)?.values[name]);
+}
+
+async function play(scenario: Scenario, name: GuestName): Promise<Outcome> {
+  const backing = scenario.backing?.();
+  const daemons: GuestDaemon[] = [];
+  try {
+    for (const args of scenario.daemons ?? [DISK_512M]) {
+      daemons.push(
+        await GuestDaemon.start(...daemonArguments(args, daemons.length, name, backing)),
+      );
+    }
+    return await playWith(scenario, name, daemons);
+  } finally {
+    for (const daemon of daemons) await daemon.stop();
+    backing?.remove();
+  }
+}
+
+function daemonArguments(
+  args: readonly string[],
+  index: number,
+  guest: GuestName,
+  backing: MadeBacking | undefined,
+): string[] {
+  const { pageBytes } = GUESTS[guest];
+  return [
+    ...args,
+    ...['--name', `ramzswap${index}`, '--guest-page-size', String(pageBytes)],
+    ...(backing === undefined ? [] : ['--backing-swap', backing.path]),
+  ];
+}
+
+async function playWith(
+  scenario: Scenario,
+  name: GuestName,
+  daemons: readonly GuestDaemon[],
+): Promise<Outcome> {
+  // Started, but settled: the first statistics have loaded what loads late.
+  await statisticsOf(daemons);
+  const startResidentBytes = daemons[0]!.residentBytes();
+  let loaded: readonly Statistics[] | undefined;
+  let quiet: Quiet | undefined;
+  const disks = scenario.attached === 'later' ? [] : daemons;
+  const count = counter();
+  const guest = await runGuest({
+    ...scenario.hardware,
+    guest: name,
+    disks: disks.map(({ socketPath }) => ({ socketPath, ...scenario.disk })),
+    ...(scenario.orders && { orders: scenario.orders }),
+    commands: scenario.commands,
+    timeoutMs: TIMEOUT_MILLIS,
+    onMarker: async (marker, running) => {
+      const nth = count(marker);
+      if (marker.name === 'vmstat') loaded = await statisticsOf(daemons);
+      if (marker.name === 'discard') quiet = await observeQuiet(daemons[0]!);
+      await scenario.act?.({ marker, nth, guest: running, daemons });
+    },
+  });
+  const seen = `guest console:\n${guest.console.join('\n')}`;
+  expect(guest.poweredOff, seen).toBe(true);
+  expect(findMarker(guest, 'cmd')?.values.exit, seen).toBe('0');
+  expect(loaded, seen).toBeDefined();
+  const end = await statisticsOf(daemons);
+  const { pageBytes } = GUESTS[name];
+  return { guest, daemons, startResidentBytes, loaded: loaded!, quiet, end, pageBytes };
+}
+
+/** Tells of each marker the how manieth of its name and first word it is. */
+function counter(): (marker: Marker) => number {
+  const seen = new Map<string, number>();
+  return ({ name, words }) => {
+    const key = `${name} ${words[0]}`;
+    const nth = (seen.get(key) ?? 0) + 1;
+    seen.set(key, nth);
+    return nth;
+  };
+}
+
+function statisticsOf(daemons: readonly GuestDaemon[]): Promise<Statistics[]> {
+  return Promise.all(daemons.map((daemon) => daemon.statistics()));
+}
+
+async function observeQuiet(daemon: GuestDaemon): Promise<Quiet> {
+  await sleep(SETTLE_MILLIS);
+  const before = daemon.cpuMillis();
+  await sleep(IDLE_MILLIS);
+  const cpuMillis = daemon.cpuMillis() - before;
+  return {
+    cpuMillis,
+    residentBytes: daemon.residentBytes(),
+    statistics: await daemon.statistics(),
+  };
+}
+
+function sleep(millis: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, millis));
+}

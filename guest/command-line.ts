@@ -100,6 +100,8 @@ function kernelCommandLine(
     'quiet',
     // A panic reboots at once, which ends QEMU unless it was told to let guests reboot.
     'panic=-1',
+    // A tmpfs, which is the default, is swapped out like any memory.
+    'rootfstype=ramfs',
     // Emulated processors leak nothing, and emulating the defences costs 5 to 10%.
     'mitigations=off',
     ...(options.kernelArgs ?? []),
@@ -108,7 +110,7 @@ function kernelCommandLine(
   const line = words.join(' ');
   if (Buffer.byteLength(line) > guest.commandLineBytesMax) {
     throw new Error(
-      `kernel command line: expected at most ${guest.commandLineBytesMax} bytes, got ${line.length}`,
+      `kernel command line: expected at most ${guest.commandLineBytesMax} bytes, got ${Buffer.byteLength(line)}`,
     );
   }
   return line;

@@ -1,6 +1,6 @@
 /**
  * Builds the guests' initramfs from busybox, the kernel's virtio modules, `init` and the workloads,
- * into `.cache/guest/<arch>/initrd.gz`. Rebuilt when an input changed, by a hash over all of them.
+ * into `.cache/guest/<guest>/initrd.gz`. Rebuilt when an input changed, by a hash over all of them.
  * Called by guest/qemu.ts.
  */
 import { createHash } from 'node:crypto';

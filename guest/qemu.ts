@@ -55,8 +55,18 @@ const COMMAND_BYTES_MAX = 4095;
 /** execa ends QEMU when this process exits; this also covers being killed. setpriv becomes QEMU. */
 const DIES_WITH_US = ['--pdeathsig', 'KILL'] as const;
 
+/** Throws for commands that the guest's console would not take whole. */
+function checkCommands(commands: readonly string[]): void {
+  for (const command of commands) {
+    if (command.includes('\n') || Buffer.byteLength(command) > COMMAND_BYTES_MAX) {
+      throw new Error(`expected a command of one line and ${COMMAND_BYTES_MAX} bytes at most`);
+    }
+  }
+}
+
 /** Boots the guest and resolves when QEMU has ended; rejects with GuestTimeoutError if it does not. */
 export async function runGuest(options: GuestOptions): Promise<GuestResult> {
+  checkCommands(options.commands ?? []);
   const run = new GuestRun(options);
   try {
     return await run.toItsEnd();
@@ -65,13 +75,14 @@ export async function runGuest(options: GuestOptions): Promise<GuestResult> {
   }
 }
 
-/** An interactive shell in a guest: this terminal is its console. Ctrl-A X ends QEMU. */
-export async function runGuestShell(options: GuestHardware): Promise<void> {
+/** A shell in a guest: this terminal is its console, Ctrl-A X ends QEMU. QEMU's exit status. */
+export async function runGuestShell(options: GuestHardware): Promise<number> {
   const guest = options.guest ?? DEFAULT_GUEST;
   const args = qemuArguments({ ...options, guest }, await buildInitramfs(guest), 'shell');
   const terminal = ['-no-reboot', '-serial', 'mon:stdio'];
   const command = [...DIES_WITH_US, GUESTS[guest].qemu, ...args, ...terminal];
-  await execa('setpriv', command, { stdio: 'inherit', reject: false });
+  const { exitCode } = await execa('setpriv', command, { stdio: 'inherit', reject: false });
+  return exitCode ?? 1;
 }
 
 /** The last marker of that name, for the ones that come once. */
@@ -108,11 +119,6 @@ class GuestRun implements RunningGuest {
   constructor(options: GuestOptions) {
     this.#options = options;
     this.#commands = options.commands ?? [];
-    for (const command of this.#commands) {
-      if (command.includes('\n') || Buffer.byteLength(command) > COMMAND_BYTES_MAX) {
-        throw new Error(`expected a command of one line and ${COMMAND_BYTES_MAX} bytes at most`);
-      }
-    }
   }
 
   async toItsEnd(): Promise<GuestResult> {
@@ -132,12 +138,12 @@ class GuestRun implements RunningGuest {
     const ended = await this.#process;
     const elapsedMs = performance.now() - this.#startedAt;
     this.close();
-    await Promise.all(this.#reactions);
-    if (this.#failure !== undefined) throw this.#withConsole(this.#failure);
     if (ended.timedOut) {
       const { timeoutMs } = this.#options;
       throw new GuestTimeoutError(`guest not done after ${timeoutMs} ms:\n${this.#consoleTail()}`);
     }
+    await Promise.all(this.#reactions);
+    if (this.#failure !== undefined) throw this.#withConsole(this.#failure);
     return {
       exitCode: ended.exitCode,
       poweredOff: this.#markers.at(-1)?.name === 'poweroff',

@@ -65,7 +65,13 @@ export class Qmp {
 
   /** The next event of that name. */
   event(name: string): Promise<EventData> {
-    return new Promise((resolve, reject) => this.#waiting.push({ event: name, resolve, reject }));
+    const coming = new Promise<EventData>((resolve, reject) => {
+      if (this.#socket.destroyed) reject(new QmpError(`${name}: QEMU is gone`));
+      else this.#waiting.push({ event: name, resolve, reject });
+    });
+    // Whoever waits for it may have failed before: then nobody listens.
+    coming.catch(() => undefined);
+    return coming;
   }
 
   close(): void {

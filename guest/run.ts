@@ -68,10 +68,7 @@ function hardware(guest: GuestName, flags: Flags, socketPath: string | undefined
 }
 
 async function boot(options: GuestHardware, flags: Flags): Promise<number> {
-  if (flags.cmd === undefined) {
-    await runGuestShell(options);
-    return 0;
-  }
+  if (flags.cmd === undefined) return runGuestShell(options);
   const result = await runGuest({
     ...options,
     commands: [flags.cmd],

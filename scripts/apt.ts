@@ -67,7 +67,9 @@ export class PrivateApt {
     await mkdir(join(this.#folder, 'cache', 'archives', 'partial'), { recursive: true });
     await writeFile(this.#sources, await sourcesFor(this.suite));
     // A single index that fails makes `update` fail; whether it mattered, the download will tell.
-    await this.#run('apt-get', ['-q', 'update'], this.#folder).catch(() => undefined);
+    await this.#run('apt-get', ['-q', 'update'], this.#folder).catch(({ stderr }) => {
+      console.error(`fetch: not all of the lists came:\n${stderr}`);
+    });
   }
 
   get #sources(): string {
@@ -87,6 +89,10 @@ export class PrivateApt {
       'APT::Architecture': this.architecture,
       'APT::Architectures': this.architecture,
       'Acquire::Languages': 'none',
+      // What the host's administrator prefers for the host.
+      'APT::Default-Release': '',
+      'Dir::Etc::preferences': '/dev/null',
+      'Dir::Etc::preferencesparts': '/dev/null',
       'Dir::State::status': '/dev/null',
       'Dir::State::Lists': join(this.#folder, 'lists'),
       'Dir::Cache': join(this.#folder, 'cache'),
@@ -107,6 +113,9 @@ export class PrivateApt {
 /** The host's own Debian sources, with another release in the place of the host's. */
 async function sourcesFor(suite: string): Promise<string> {
   const release = await readFile('/etc/os-release', 'utf8');
+  if (!/^ID=debian$/m.test(release)) {
+    throw new Error('the guests are made of packages from the Debian archive of a Debian host');
+  }
   const own = /^VERSION_CODENAME=(\w+)$/m.exec(release)?.[1];
   const names = own === undefined ? SUITE_ALIASES : [own, ...SUITE_ALIASES];
   const source = new RegExp(`^'(\\S+)/dists/(?:${names.join('|')})(-[\\w-]+)?/InRelease'`, 'gm');

@@ -143,7 +143,7 @@ function methods(
       const now = thread.statistics(name).disksize;
       const bytes = grownDiskSize(device, now, (params as { bytes?: unknown }).bytes);
       thread.order({ kind: 'grow', device: name, bytes });
-      return untilSo(() => thread.statistics(name).disksize === bytes).then(() => bytes);
+      return untilSo(() => thread.statistics(name).disksize >= bytes).then(() => bytes);
     },
     ...(HAS_FAULT_INJECTION ? faultMethods(thread, name) : {}),
   };

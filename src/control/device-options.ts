@@ -60,11 +60,11 @@ export function deviceOptions(
   const diskBytes = diskSize(wishes, file, ram, log);
   checkDiskSize(diskBytes, guestPageBytes, file !== undefined);
   const diskBytesMax = diskSizeMax(wishes, diskBytes);
-  if (diskBytes > 2 * ram.bytes && file === undefined) {
-    const size = formatBytes(diskBytes);
+  if (diskBytesMax > 2 * ram.bytes && file === undefined) {
+    const size = formatBytes(diskBytesMax);
     log.warn(`disksize ${size} is more than twice ${ram.text}: 2:1 is what to expect`);
   }
-  if (diskBytes > ARENA_BYTES_MAX) {
+  if (diskBytesMax > ARENA_BYTES_MAX) {
     log.warn(`at most ${formatBytes(ARENA_BYTES_MAX)} of compressed data will be held in memory`);
   }
   const incompressibleBytes =

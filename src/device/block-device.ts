@@ -98,7 +98,7 @@ export class BlockDevice implements BackendHandler {
   #session: BackendSession | undefined;
   #ringFeatures = { eventIdx: false, indirect: false };
   #isLegacy = true;
-  /** Configuration space has changed, and the front end may not have taken it in. */
+  /** Configuration space has changed, and the front end has not read it since. */
   #isConfigNews = false;
   #warnedOfShrinking = false;
   /** Requests were served since the last maintain(). */
@@ -143,7 +143,10 @@ export class BlockDevice implements BackendHandler {
   /** Makes the disk larger, at once; a guest that is there is told. */
   grow(bytes: number): void {
     assert(bytes % PAGE_BYTES === 0, 'a disk is whole pages');
+    // Whoever asked may have been overtaken by somebody who asked for more.
+    if (bytes / PAGE_BYTES <= this.store.slots) return;
     this.store.grow(bytes / PAGE_BYTES);
+    this.#report('info', `the disk is ${formatBytes(bytes)} now`);
     this.#config.setCapacity(this.store.slots);
     this.#isConfigNews = true;
     this.#tellOfConfig();
@@ -332,6 +335,7 @@ export class BlockDevice implements BackendHandler {
 
   getConfig(offset: number, size: number): Uint8Array | undefined {
     if (offset + size > this.#config.bytes.length) return undefined;
+    this.#isConfigNews = false;
     return this.#config.bytes.subarray(offset, offset + size);
   }
 
@@ -373,10 +377,12 @@ export class BlockDevice implements BackendHandler {
     return ring;
   }
 
-  /** QEMU ignores the news while the device is not started: then it waits for the first ring. */
+  /**
+   * QEMU ignores the news while the device is not started: then it waits for the first ring. And it
+   * may miss it while it stops the device: so it stays news until configuration space is read.
+   */
   #tellOfConfig(): void {
-    if (!this.#isConfigNews || this.#served.length === 0) return;
-    this.#isConfigNews = this.#session?.sendConfigChange() !== true;
+    if (this.#isConfigNews && this.#served.length > 0) this.#session?.sendConfigChange();
   }
 
   #listServed(): void {

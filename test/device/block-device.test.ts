@@ -104,7 +104,7 @@ describe('growing', () => {
 
   const LAST = { type: VIRTIO_BLK_T_OUT, sector: 4096 - 8, data: new Uint8Array(4096).fill(7) };
 
-  it('tells a running front end once, and serves what is new', () => {
+  it('tells a running front end until it has read, and serves what is new', () => {
     const { local, channel, driver, start } = grown();
     start();
     driver.submit(LAST);
@@ -115,6 +115,11 @@ describe('growing', () => {
     expect(channel.receive()).toMatchObject({ request: 2, flags: 1 });
     expect(channel.receive()).toBeUndefined();
     expect(Buffer.from(local.frontEnd.getConfig(0, 8)!).readBigUInt64LE()).toBe(4096n);
+    local.frontEnd.setEnabled(0, true);
+    expect(channel.receive()).toBeUndefined();
+    local.device.grow(1 << 20);
+    expect(local.device.store.slots).toBe(512);
+    expect(channel.receive()).toBeUndefined();
     driver.submit(LAST);
     driver.submit({ type: VIRTIO_BLK_T_IN, sector: LAST.sector, inBytes: 4096 });
     driver.ring.publish();
@@ -131,6 +136,17 @@ describe('growing', () => {
     start();
     expect(channel.receive()).toMatchObject({ request: 2, flags: 1 });
     expect(channel.receive()).toBeUndefined();
+  });
+
+  it('is told again when a ring starts, if nobody has read it: QEMU may have been stopping', () => {
+    const { local, channel, start } = grown();
+    start();
+    local.device.grow(2 << 20);
+    expect(channel.receive()).toMatchObject({ request: 2 });
+    local.frontEnd.setEnabled(0, false);
+    expect(channel.receive()).toBeUndefined();
+    local.frontEnd.setEnabled(0, true);
+    expect(channel.receive()).toMatchObject({ request: 2 });
   });
 });
 

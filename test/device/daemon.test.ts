@@ -421,6 +421,7 @@ describe.skipIf(!isBuilt)('rzscontrol', () => {
     const grown = await run(RZSCONTROL, [...args, '--grow_kb', '131071', '--stats']);
     expect(grown.stdout).toMatch(/^DiskSize: 131068 kB$/m);
     expect((await run(RZSCONTROL, [...args, '--grow_kb=131072'])).exitCode).toBe(0);
+    expect((await run(RZSCONTROL, [...args, '-g', '131068'])).exitCode).toBe(1);
     const more = await run(RZSCONTROL, [...args, '--grow_kb=131076']);
     expect(more.stderr).toMatch(/expected 128 MiB \(--max-disksize\) at most/);
   });

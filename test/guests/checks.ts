@@ -49,7 +49,6 @@ export function checkSwapped(outcome: Outcome): void {
   expect(sum((disk) => disk.num_reads + disk.bdev_num_reads)).toBeGreaterThanOrEqual(
     value(guest, 'vmstat', 'pswpin') * perGuestPage,
   );
-  expect(sum(pagesSomewhere)).toBeGreaterThan(1000);
 }
 
 /** Freed swap came back as discards while the workload ran, not only as swapon's sweep. */

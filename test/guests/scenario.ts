@@ -150,9 +150,24 @@ async function playWith(
   expect(guest.poweredOff, seen).toBe(true);
   expect(findMarker(guest, 'cmd')?.values.exit, seen).toBe('0');
   expect(loaded, seen).toBeDefined();
+  checkEndings(scenario, guest, seen);
   const end = await statisticsOf(daemons);
   const { pageBytes } = GUESTS[name];
   return { guest, daemons, startResidentBytes, loaded: loaded!, quiet, end, pageBytes };
+}
+
+/** Of the last boot: every disk was swapped off, and discarded if that was ordered. */
+function checkEndings(
+  { orders, daemons = [DISK_512M] }: Scenario,
+  guest: GuestResult,
+  seen: string,
+) {
+  const lastBoot = guest.markers.slice(guest.markers.findLastIndex(({ name }) => name === 'init'));
+  const wanted = orders?.after === 'discard' ? ['swapoff', 'discard'] : ['swapoff'];
+  for (const step of wanted) {
+    const exits = lastBoot.filter(({ name }) => name === step).map(({ values }) => values.exit);
+    expect(exits, `${step}\n${seen}`).toEqual(daemons.map(() => '0'));
+  }
 }
 
 /** Tells of each marker the how manieth of its name and first word it is. */

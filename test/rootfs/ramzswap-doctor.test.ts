@@ -76,11 +76,19 @@ function run(root: string, ...args: string[]) {
   // Without the log of this machine's kernel, whose disks have the same names.
   const tools = mkdtempSync(join(tmpdir(), 'ramzswap-doctor-'));
   folders.push(tools);
-  writeFileSync(join(tools, 'dmesg'), '#!/bin/sh\n', { mode: 0o755 });
+  const put = (name: string, script: string) =>
+    writeFileSync(join(tools, name), `#!/bin/sh\nroot=${root}\n${script}\n`, { mode: 0o755 });
+  put('dmesg', ':');
+  put('swapoff', 'sed -i "\\#^/dev/$(basename "$1") #d" "$root/proc/swaps"');
+  put('swapon', SWAPON);
   const env = { PATH: `${tools}:${process.env.PATH}`, RAMZSWAP_DOCTOR_ROOT: root };
   const { status, stdout, stderr } = spawnSync('sh', [DOCTOR, ...args], { env, encoding: 'utf8' });
   return { status, lines: stdout.trimEnd().split('\n'), stderr };
 }
+
+/** Called as `swapon -d -p N DEVICE`, or for its help. */
+const SWAPON = `case $1 in --help) echo " -p, --priority <prio>"; exit ;; esac
+echo "\${4#"$root"} partition 65532 0 $3" >>"$root/proc/swaps"`;
 
 function wrong(lines: readonly string[]): string[] {
   return lines.filter((line) => line.startsWith('WRONG'));
@@ -182,6 +190,22 @@ describe('ramzswap-doctor', () => {
     // It makes no swap header: that would be the end of whatever else is on the disk.
     expect(wrong(lines).map((line) => line.split(/ +/)[1])).toEqual(['vda', 'vda']);
     expect(status).toBe(1);
+  });
+
+  it.runIf(process.getuid?.() === 0).each([
+    [-2, -3, 100],
+    [10, 5, 100],
+    [200, 150, 200],
+  ])('gives two disks of priorities %i and %i the same, %i, at once', (one, other, both) => {
+    const root = make({
+      disks: { vda: {}, vdb: { serial: 'ramzswap1' } },
+      swaps: [`/dev/vda partition 65532 0 ${one}`, `/dev/vdb partition 65532 0 ${other}`],
+    });
+    const { status, lines } = run(root, '--fix');
+    expect(wrong(lines)).toEqual([]);
+    expect(status).toBe(0);
+    const swaps = readFileSync(join(root, 'proc/swaps'), 'utf8').trimEnd().split('\n').slice(1);
+    expect(swaps.map((line) => line.split(' ').at(-1))).toEqual([`${both}`, `${both}`]);
   });
 
   it.each([

@@ -112,18 +112,19 @@ export function grownDiskSize(device: BlockDeviceOptions, now: number, bytes: un
     throw new RefusedError(`${name}: the disk is as large as its backing swap, and stays so`);
   }
   if (typeof bytes !== 'number' || !Number.isSafeInteger(bytes) || bytes < now) {
-    const got = typeof bytes === 'number' ? formatBytes(bytes) : bytes;
-    throw new RefusedError(
-      `disksize: expected ${formatBytes(now)}, what it is, or more, got ${got}`,
-    );
+    const got = typeof bytes === 'number' ? kilobytes(bytes) : bytes;
+    throw new RefusedError(`disksize: expected ${kilobytes(now)}, what it is, or more, got ${got}`);
   }
   if (bytes > diskBytesMax) {
-    const most = formatBytes(diskBytesMax);
-    throw new RefusedError(
-      `disksize: expected ${most} (--max-disksize) at most, got ${formatBytes(bytes)}`,
-    );
+    const [most, got] = [kilobytes(diskBytesMax), kilobytes(bytes)];
+    throw new RefusedError(`disksize: expected ${most} (--max-disksize) at most, got ${got}`);
   }
   return Math.floor(bytes / guestPageBytes) * guestPageBytes;
+}
+
+/** Exact, and as the tool takes it: rounded sizes may look alike. */
+function kilobytes(bytes: number): string {
+  return `${bytes / 1024} kB`;
 }
 
 function diskSizeMax({ diskBytesMax, guestPageBytes }: DeviceWishes, diskBytes: number): number {

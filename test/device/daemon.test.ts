@@ -423,7 +423,7 @@ describe.skipIf(!isBuilt)('rzscontrol', () => {
     expect((await run(RZSCONTROL, [...args, '--grow_kb=131072'])).exitCode).toBe(0);
     expect((await run(RZSCONTROL, [...args, '-g', '131068'])).exitCode).toBe(1);
     const more = await run(RZSCONTROL, [...args, '--grow_kb=131076']);
-    expect(more.stderr).toMatch(/expected 128 MiB \(--max-disksize\) at most/);
+    expect(more.stderr).toMatch(/expected 131072 kB \(--max-disksize\) at most/);
   });
 
   it('lists devices and whether a front end is there', async () => {
@@ -444,8 +444,8 @@ describe.skipIf(!isBuilt)('rzscontrol', () => {
     [['ramzswap9', '--stats'], 1, /no device 'ramzswap9': this daemon has ramzswap0/],
     [['ramzswap0'], 2, /expected --stats, --memlimit_kb or --grow_kb/],
     [['--grow_kb', '64'], 2, /--grow_kb: expected a device name/],
-    [['ramzswap0', '-g', '1'], 1, /disksize: expected 64 MiB, what it is, or more, got 1 KiB/],
-    [['ramzswap0', '-g', '65540'], 1, /expected 64 MiB \(--max-disksize\) at most, got 64 MiB/],
+    [['ramzswap0', '-g', '1'], 1, /disksize: expected 65536 kB, what it is, or more, got 1 kB/],
+    [['ramzswap0', '-g', '65540'], 1, /expected 65536 kB \(--max-disksize\) at most, got 65540 kB/],
     [['--memlimit_kb', '64'], 2, /expected a device name/],
     [['ramzswap0', '-m', '64M'], 2, /expected a number of kB, got '64M'/],
     [['ramzswap0', '-m', '64'], 1, /ramzswap0: a memory limit needs a backing swap/],

@@ -27,7 +27,10 @@ const NAMES = ['scan', 'documents', 'filecache', 'stale'] as const;
 
 interface Row {
   readonly kind: string;
+  /** Medians of the rounds that came to their end. */
   readonly figures: Figures;
+  /** Behind the kind's name in tables: rounds in which the workload was killed. */
+  readonly note: string;
 }
 
 function median(numbers: readonly number[]): number {
@@ -46,11 +49,16 @@ async function measureAll(
     const turn = [...kinds.entries()];
     for (const [i, kind] of round % 2 === 0 ? turn.reverse() : turn) {
       const figures = await measure(what, kind);
-      console.error(`${what.name}, round ${round}, ${kind.name}: ${JSON.stringify(figures)}`);
-      all[i]!.push(figures);
+      const said = figures === undefined ? 'killed: out of memory' : JSON.stringify(figures);
+      console.error(`${what.name}, round ${round}, ${kind.name}: ${said}`);
+      if (figures !== undefined) all[i]!.push(figures);
     }
   }
-  return kinds.map((kind, i) => ({ kind: kind.name, figures: medians(all[i]!) }));
+  return kinds.map(({ name: kind }, i) => {
+    const killed = rounds - all[i]!.length;
+    const note = killed === 0 ? '' : `; out of memory in ${killed} of ${rounds}`;
+    return { kind, figures: medians(all[i]!), note };
+  });
 }
 
 function medians(rounds: readonly Figures[]): Figures {
@@ -88,8 +96,8 @@ async function scan(rounds: number): Promise<void> {
   const first = rows[0]!.figures.seconds!;
   table(
     ['swap', 'seconds', 'ramzswap = 1', 'a read in ms (pages)', 'a write in ms (pages)'],
-    rows.map(({ kind, figures: f }) => [
-      kind,
+    rows.map(({ kind, figures: f, note }) => [
+      `${kind}${note}`,
       fixed(f.seconds, 1),
       fixed(f.seconds! / first, 2),
       requestTime(kind, f.readMillis, f.readPages),
@@ -105,7 +113,7 @@ async function documents(rounds: number): Promise<void> {
   console.log(`\n### ${DOCUMENTS.command}, ${DOCUMENTS.memoryMiB} MiB of RAM\n`);
   table(
     ['swap', 'documents that fit'],
-    rows.map(({ kind, figures }) => [kind, fixed(figures.count, 0)]),
+    rows.map(({ kind, figures, note }) => [`${kind}${note}`, fixed(figures.count, 0)]),
   );
   const values = rows.map(({ kind, figures }) => ({ name: kind, value: figures.count! }));
   const title = 'Documents of 16 MiB that fit in 124 MiB of RAM';
@@ -118,8 +126,8 @@ async function fileCache(rounds: number): Promise<void> {
   const first = rows[0]!.figures.seconds!;
   table(
     ['swap', 'seconds', 'no swap = 1', 'pages swapped out'],
-    rows.map(({ kind, figures: f }) => [
-      kind,
+    rows.map(({ kind, figures: f, note }) => [
+      `${kind}${note}`,
       fixed(f.seconds, 1),
       fixed(f.seconds! / first, 2),
       fixed(f.swappedPages, 0),

@@ -24,6 +24,7 @@ export interface Measure {
   readonly figures: (guest: GuestResult) => Figures;
 }
 
+const OOM_KILLED = '137';
 const TIMEOUT_MILLIS = 15 * 60_000;
 
 export const SCAN: Measure = {
@@ -55,7 +56,8 @@ export const FILE_CACHE: Measure = {
   }),
 };
 
-export async function measure(what: Measure, kind: SwapKind): Promise<Figures> {
+/** Undefined: there was not memory enough, and the workload was killed. */
+export async function measure(what: Measure, kind: SwapKind): Promise<Figures | undefined> {
   const files = what.filesMiB === undefined ? undefined : new FilesDisk(what.filesMiB);
   const swap = await kind.start();
   try {
@@ -67,6 +69,7 @@ export async function measure(what: Measure, kind: SwapKind): Promise<Figures> {
       commands: [[swap.prepare, ...(files?.commands ?? []), what.command].join(' && ')],
       timeoutMs: TIMEOUT_MILLIS,
     });
+    if (findMarker(guest, 'cmd')?.values.exit === OOM_KILLED) return undefined;
     checkEnded(guest, `${what.name}, ${kind.name}`);
     return what.figures(guest);
   } finally {

@@ -22,7 +22,7 @@ export function barsSvg({ title, unit, rows }: Bars): string {
   const shown = [...rows].reverse();
   return render({
     title: { text: title, textStyle: { fontSize: 14 } },
-    grid: { left: 170, right: 80, top: 40, bottom: 40 },
+    grid: { left: 200, right: 60, top: 40, bottom: 40 },
     xAxis: { type: 'value', name: unit, nameLocation: 'middle', nameGap: 24 },
     yAxis: { type: 'category', data: shown.map(({ name }) => name) },
     series: [

@@ -50,6 +50,8 @@ export interface Scenario {
   readonly claim: string;
   /** The guests that it is played in, one after the other. Default: amd64 alone. */
   readonly guests?: readonly GuestName[];
+  /** Played in these too with RAMZSWAP_GUESTS=all: what `make test` has no time for. */
+  readonly moreGuests?: readonly GuestName[];
   /** The daemons' options, one list for each disk; behind --backing-swap comes what `backing` makes. */
   readonly daemons?: readonly (readonly string[])[];
   readonly backing?: () => MadeBacking;
@@ -64,6 +66,8 @@ export interface Scenario {
   readonly check: (outcome: Outcome) => void;
 }
 
+const PLAYS_ALL = process.env.RAMZSWAP_GUESTS === 'all';
+
 const TIMEOUT_MILLIS = 240_000;
 /** Upkeep of a device that has gone quiet is done within a second; a second one is then measured. */
 const SETTLE_MILLIS = 1_800;
@@ -75,7 +79,8 @@ export const DISK_512M: readonly string[] = ['--disksize', '512M'];
 export function playAll(scenarios: readonly Scenario[]): void {
   const mayMakeDisks = canMakeDisks();
   for (const scenario of scenarios) {
-    for (const guest of scenario.guests ?? [DEFAULT_GUEST]) {
+    const { guests = [DEFAULT_GUEST], moreGuests = [] } = scenario;
+    for (const guest of PLAYS_ALL ? [...guests, ...moreGuests] : guests) {
       // Said loudly by canMakeDisks().
       const isSkipped = scenario.backing !== undefined && !mayMakeDisks;
       it.skipIf(isSkipped)(`${guest}: ${scenario.claim}`, async () => {

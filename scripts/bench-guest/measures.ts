@@ -18,6 +18,7 @@ export type Figures = Readonly<Record<string, number>>;
 export interface Measure {
   readonly name: string;
   readonly memoryMiB: number;
+  readonly swapMiB: number;
   readonly command: string;
   /** A disk of this size with a file system in it, mounted at /files. */
   readonly filesMiB?: number;
@@ -30,6 +31,7 @@ const TIMEOUT_MILLIS = 15 * 60_000;
 export const SCAN: Measure = {
   name: 'scan',
   memoryMiB: 128,
+  swapMiB: 256,
   command: 'scan 136 3',
   figures: (guest) => ({
     seconds: value(findMarker(guest, 'scan'), 'ms') / 1000,
@@ -41,6 +43,7 @@ export const SCAN: Measure = {
 export const DOCUMENTS: Measure = {
   name: 'documents',
   memoryMiB: 124,
+  swapMiB: 128,
   command: 'documents 16 40 4000',
   figures: (guest) => ({ count: value(lastOf(guest, 'documents', 'done'), 'count') }),
 };
@@ -48,6 +51,7 @@ export const DOCUMENTS: Measure = {
 export const FILE_CACHE: Measure = {
   name: 'file cache',
   memoryMiB: 128,
+  swapMiB: 256,
   filesMiB: 256,
   command: 'filecache /files/file 128 2',
   figures: (guest) => ({
@@ -59,7 +63,7 @@ export const FILE_CACHE: Measure = {
 /** Undefined: there was not memory enough, and the workload was killed. */
 export async function measure(what: Measure, kind: SwapKind): Promise<Figures | undefined> {
   const files = what.filesMiB === undefined ? undefined : new FilesDisk(what.filesMiB);
-  const swap = await kind.start();
+  const swap = await kind.start(what.swapMiB);
   try {
     const guest = await runGuest({
       memoryMiB: what.memoryMiB,

@@ -9,8 +9,6 @@ import type { GuestDisk, GuestOrders } from '../../guest/command-line.ts';
 import { GuestDaemon } from '../../guest/daemon.ts';
 import { CACHE_DIR } from '../fetch.ts';
 
-const SIZE_MIB = 256;
-
 const WAIT_MILLIS_MAX = 10_000;
 
 /**
@@ -31,7 +29,7 @@ export interface RunningSwap {
 
 export interface SwapKind {
   readonly name: string;
-  start(): Promise<RunningSwap>;
+  start(sizeMiB: number): Promise<RunningSwap>;
 }
 
 const NOTHING: RunningSwap = {
@@ -43,8 +41,8 @@ const NOTHING: RunningSwap = {
 };
 
 /** No mkswap for ours: it comes with a header. The rest is what the doctor would do. */
-async function startRamzswap(): Promise<RunningSwap> {
-  const daemon = await GuestDaemon.start('--disksize', `${SIZE_MIB}M`);
+async function startRamzswap(sizeMiB: number): Promise<RunningSwap> {
+  const daemon = await GuestDaemon.start('--disksize', `${sizeMiB}M`);
   return {
     ...NOTHING,
     disks: [{ socketPath: daemon.socketPath }],
@@ -53,19 +51,19 @@ async function startRamzswap(): Promise<RunningSwap> {
   };
 }
 
-async function startZram(): Promise<RunningSwap> {
+async function startZram(sizeMiB: number): Promise<RunningSwap> {
   const steps = [
     '{ modprobe -q lzo; modprobe zram; } && echo lzo >/sys/block/zram0/comp_algorithm',
-    `echo ${SIZE_MIB}M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null`,
+    `echo ${sizeMiB}M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null`,
     '/bin/swapon -d /dev/zram0 && echo 0 >/proc/sys/vm/page-cluster',
   ];
   return { ...NOTHING, prepare: steps.join(' && ') };
 }
 
 /** The same protocol and guest driver as ours, over a file on the host's disk (O_DIRECT). */
-async function startStorageDaemon(): Promise<RunningSwap> {
+async function startStorageDaemon(sizeMiB: number): Promise<RunningSwap> {
   const folder = mkdtempSync(join(CACHE_DIR, 'bench-guest-'));
-  const file = imageIn(folder);
+  const file = imageIn(folder, sizeMiB);
   const socketPath = join(folder, 'qsd.sock');
   const blockdev = `driver=file,node-name=f0,filename=${file},cache.direct=on`;
   const exported = 'type=vhost-user-blk,id=e0,node-name=f0,writable=on,iothread=io0';
@@ -94,13 +92,13 @@ async function startStorageDaemon(): Promise<RunningSwap> {
 }
 
 /** QEMU's own disk, throttled; the guest takes it for what it claims to be, a rotating one. */
-async function startOldDisk(): Promise<RunningSwap> {
+async function startOldDisk(sizeMiB: number): Promise<RunningSwap> {
   const folder = mkdtempSync(join(CACHE_DIR, 'bench-guest-'));
   const throttle = [
     `throttling.iops-total=${OLD_DISK.iopsMax}`,
     `throttling.bps-total=${OLD_DISK.bytesPerSecond}`,
   ].join(',');
-  const drive = `if=none,id=old,format=raw,cache=none,file=${imageIn(folder)}`;
+  const drive = `if=none,id=old,format=raw,cache=none,file=${imageIn(folder, sizeMiB)}`;
   return {
     ...NOTHING,
     orders: { swap: '/dev/vda', mkswap: 'yes', rotational: '1', pagecluster: '3', discard: 'no' },
@@ -109,10 +107,10 @@ async function startOldDisk(): Promise<RunningSwap> {
   };
 }
 
-function imageIn(folder: string): string {
+function imageIn(folder: string, sizeMiB: number): string {
   const file = join(folder, 'image');
   // Written out: the first write to a hole would cost an allocation as well.
-  writeFileSync(file, Buffer.alloc(SIZE_MIB * 2 ** 20, 0x5a));
+  writeFileSync(file, Buffer.alloc(sizeMiB * 2 ** 20, 0x5a));
   return file;
 }
 

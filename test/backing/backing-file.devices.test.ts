@@ -7,16 +7,8 @@ import { closeSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { checkUnusedAsSwap, openBackingFile } from '../../src/backing/backing-file.ts';
-import { RefusedError } from '../../src/base/errors.ts';
-import {
-  canMakeDisks,
-  Disks,
-  EXT4_4K,
-  fingerprint,
-  makeSwap,
-  run,
-} from '../driver/file-systems.ts';
-import { countOpenFds } from '../models/descriptors.ts';
+import { canMakeDisks, Disks, EXT4_4K, makeSwap, run } from '../driver/file-systems.ts';
+import { expectRefused } from '../driver/refusals.ts';
 
 const MIB = 2 ** 20;
 const IN_USE = 'is in use as swap on this host';
@@ -30,22 +22,6 @@ beforeEach(() => {
 });
 
 afterEach(() => disks.undo());
-
-/** Refused with exactly this reason; nothing stays open, and the image stays as it was. */
-function expectRefused(path: string, reason: string, image: string): void {
-  const before = fingerprint(image);
-  const fds = countOpenFds();
-  let error: unknown;
-  try {
-    closeSync(openBackingFile(path, 4096).fd);
-  } catch (thrown) {
-    error = thrown;
-  }
-  expect(error).toBeInstanceOf(RefusedError);
-  expect((error as Error).message).toBe(`backing swap ${path}: ${reason}`);
-  expect(countOpenFds()).toBe(fds);
-  expect(fingerprint(image)).toEqual(before);
-}
 
 /** A loop device with a swap header. */
 function swapDevice(bytes: number, ...options: string[]): { device: string; image: string } {

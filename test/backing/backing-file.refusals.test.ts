@@ -6,7 +6,7 @@
 import { closeSync, mkdirSync, openSync, readFileSync, statSync, truncateSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { checkUnusedAsSwap, openBackingFile } from '../../src/backing/backing-file.ts';
 import { RefusedError } from '../../src/base/errors.ts';
 import { closeFd } from '../../src/native/fd.ts';
@@ -23,7 +23,9 @@ import {
   run,
   XFS,
 } from '../driver/file-systems.ts';
-import { countOpenFds, withFolder } from '../models/descriptors.ts';
+import { mountedForAll } from '../driver/mounted.ts';
+import { expectRefused } from '../driver/refusals.ts';
+import { withFolder } from '../models/descriptors.ts';
 import { SEED, seededRandom } from '../models/random.ts';
 
 const MIB = 2 ** 20;
@@ -31,25 +33,9 @@ const IN_USE = 'is in use as swap on this host';
 
 const hasDisks = canMakeDisks();
 
-/** Refused with exactly this reason, and nothing stays open. */
-function expectRefused(path: string, reason: string): void {
-  const fds = countOpenFds();
-  let error: unknown;
-  try {
-    closeSync(openBackingFile(path, 4096).fd);
-  } catch (thrown) {
-    error = thrown;
-  }
-  expect(error).toBeInstanceOf(RefusedError);
-  expect((error as Error).message).toBe(`backing swap ${path}: ${reason}`);
-  expect(countOpenFds()).toBe(fds);
-}
-
-/** The same of a plain file, which is left as it was. */
+/** A plain file is refused with this reason, and left as it was. */
 function expectRefusedUnchanged(path: string, reason: string): void {
-  const before = fingerprint(path);
-  expectRefused(path, reason);
-  expect(fingerprint(path)).toEqual(before);
+  expectRefused(path, reason, path);
 }
 
 function makeSwapFile(path: string, ...options: string[]): string {
@@ -121,30 +107,17 @@ describe('a path is refused', () => {
 });
 
 describe.skipIf(!hasDisks)('a file is refused', () => {
-  let disks: Disks;
-  let made: MadeFileSystem;
-  let files = 0;
-
-  beforeAll(() => {
-    disks = new Disks();
-    made = disks.make(EXT4_4K);
-  });
-
-  afterAll(() => disks?.undo());
-
-  function newPath(): string {
-    return join(made.folder, `swap${files++}`);
-  }
+  const made = mountedForAll(EXT4_4K);
 
   it('without a swap header', () => {
-    const path = newPath();
+    const path = made.newPath();
     makeFile(path, MIB, 'written', seededRandom(SEED));
     const reason = 'has no swap header: expected SWAPSPACE2 at byte 4086; use mkswap';
     expectRefusedUnchanged(path, reason);
   });
 
   it.each([0, 1, 4085, 4096])('of only %i bytes', (bytes) => {
-    const path = newPath();
+    const path = made.newPath();
     makeFile(path, MIB, 'reserved');
     truncateSync(path, bytes);
     const reason = 'has no swap header: expected SWAPSPACE2 at byte 4086; use mkswap';
@@ -152,37 +125,37 @@ describe.skipIf(!hasDisks)('a file is refused', () => {
   });
 
   it('that is shorter than its header says', () => {
-    const path = makeSwapFile(newPath());
+    const path = makeSwapFile(made.newPath());
     truncateSync(path, MIB - 1);
     expectRefusedUnchanged(path, 'swap header: expected last_page 254 at most, got 255');
   });
 
   it('with a header for pages of another size', () => {
-    const path = makeSwapFile(newPath(), '--pagesize', '65536');
+    const path = makeSwapFile(made.newPath(), '--pagesize', '65536');
     const reason = 'its swap header is for pages of 65536 bytes, the guest has 4096';
     expectRefusedUnchanged(path, reason);
   });
 
   it('with a hole, punched into what was whole', () => {
-    const path = makeSwapFile(newPath());
+    const path = makeSwapFile(made.newPath());
     run('fallocate', '--punch-hole', '--offset', '524288', '--length', '4096', path);
     expectRefusedUnchanged(path, 'has holes, the first at byte 524288');
   });
 
   it.each(['0444', '0400', '0555'])('that no one may write, mode %s', (mode) => {
-    const path = makeSwapFile(newPath());
+    const path = makeSwapFile(made.newPath());
     run('chmod', mode, path);
     expectRefusedUnchanged(path, `is read-only (mode ${mode})`);
   });
 
   it('on a read-only mount', () => {
-    const path = makeSwapFile(newPath());
-    const readOnly = disks.mount(made.folder, '--bind', '-o', 'ro');
+    const path = makeSwapFile(made.newPath());
+    const readOnly = made.disks.mount(made.folder, '--bind', '-o', 'ro');
     expectRefusedUnchanged(join(readOnly, path.slice(made.folder.length)), 'is read-only (EROFS)');
   });
 
   it.each(['i', 'a'])('that chattr +%s protects', (attribute) => {
-    const path = makeSwapFile(newPath());
+    const path = makeSwapFile(made.newPath());
     run('chattr', `+${attribute}`, path);
     try {
       expectRefusedUnchanged(path, 'may not be written (EPERM)');
@@ -192,7 +165,7 @@ describe.skipIf(!hasDisks)('a file is refused', () => {
   });
 
   it('that has a holder already', () => {
-    const path = makeSwapFile(newPath());
+    const path = makeSwapFile(made.newPath());
     const { fd } = openBackingFile(path, 4096);
     try {
       expectRefusedUnchanged(path, 'is in use by another process, which has it locked');
@@ -206,7 +179,7 @@ describe.skipIf(!hasDisks)('a file is refused', () => {
   });
 
   it('that another program has locked', () => {
-    const path = makeSwapFile(newPath());
+    const path = makeSwapFile(made.newPath());
     const fd = openSync(path, 'r');
     expect(lockFile(fd)).toBe(true);
     expectRefusedUnchanged(path, 'is in use by another process, which has it locked');
@@ -214,7 +187,7 @@ describe.skipIf(!hasDisks)('a file is refused', () => {
   });
 
   it('after which it is not locked any more', () => {
-    const path = newPath();
+    const path = made.newPath();
     makeFile(path, MIB, 'reserved');
     expect(() => openBackingFile(path, 4096)).toThrow('use mkswap');
     const fd = openSync(path, 'r');

@@ -19,13 +19,13 @@ import {
   extentsByFilefrag,
   FILE_SYSTEMS,
   fingerprint,
-  type MadeFileSystem,
   makeCrumbs,
   makeFile,
   makeSwap,
   run,
   XFS,
 } from '../driver/file-systems.ts';
+import { mountedForAll } from '../driver/mounted.ts';
 import { countOpenFds } from '../models/descriptors.ts';
 import { replayable, SEED, seededRandom } from '../models/random.ts';
 
@@ -77,23 +77,10 @@ function pagesBySwapon(disks: Disks, path: string): number | undefined {
 }
 
 describe.skipIf(!hasDisks).each(FILE_SYSTEMS)('on $name', (kind) => {
-  let disks: Disks;
-  let made: MadeFileSystem;
-  let files = 0;
-
-  beforeAll(() => {
-    disks = new Disks();
-    made = disks.make(kind);
-  });
-
-  afterAll(() => disks?.undo());
-
-  function newPath(): string {
-    return join(made.folder, `swap${files++}`);
-  }
+  const made = mountedForAll(kind);
 
   it.each(['reserved', 'written'] as const)('a file with all blocks %s is accepted', (fill) => {
-    const path = newPath();
+    const path = made.newPath();
     makeFile(path, 4 * MIB, fill, seededRandom(SEED));
     makeSwap(path);
     const before = fingerprint(path);
@@ -108,7 +95,7 @@ describe.skipIf(!hasDisks).each(FILE_SYSTEMS)('on $name', (kind) => {
   });
 
   it('a sparse file is refused, with its first hole, and left as it was', () => {
-    const path = newPath();
+    const path = made.newPath();
     makeFile(path, 4 * MIB, 'sparse');
     makeSwap(path);
     const before = fingerprint(path);
@@ -121,7 +108,7 @@ describe.skipIf(!hasDisks).each(FILE_SYSTEMS)('on $name', (kind) => {
   });
 
   it('a file in more than 512 pieces is accepted, with exactly its usable pages (random)', () => {
-    const path = newPath();
+    const path = made.newPath();
     const pieces = kind.blockBytes === 1024 ? 3000 : 700;
     replayable((random) => {
       const most = 4 * kind.blockBytes;
@@ -140,14 +127,14 @@ describe.skipIf(!hasDisks).each(FILE_SYSTEMS)('on $name', (kind) => {
       });
       // The kernel takes no file on btrfs that is copied on write; in user space that is no matter.
       if (kind.name === 'btrfs') return;
-      const kernelPages = pagesBySwapon(disks, path);
+      const kernelPages = pagesBySwapon(made.disks, path);
       if (kernelPages === undefined) return;
       withBacking(path, ({ map }) => expect(map.pages).toBe(kernelPages));
     });
   });
 
   it('a file is opened past the page cache, and nothing else is left open', () => {
-    const path = newPath();
+    const path = made.newPath();
     makeFile(path, MIB, 'reserved');
     makeSwap(path);
     const fds = countOpenFds();
@@ -159,7 +146,7 @@ describe.skipIf(!hasDisks).each(FILE_SYSTEMS)('on $name', (kind) => {
   });
 
   it('a file that is closed again can be opened again', () => {
-    const path = newPath();
+    const path = made.newPath();
     makeFile(path, MIB, 'reserved');
     makeSwap(path);
     const extents = withBacking(path, ({ map }) => map.extents);
@@ -169,7 +156,7 @@ describe.skipIf(!hasDisks).each(FILE_SYSTEMS)('on $name', (kind) => {
   });
 
   it('a header for pages of 64 KiB is accepted, for a guest that has them', () => {
-    const path = newPath();
+    const path = made.newPath();
     makeFile(path, 4 * MIB + 5 * 4096, 'reserved');
     makeSwap(path, '--pagesize', '65536');
     const pages = withBacking(path, ({ map }) => map.pages, 65536);
@@ -181,7 +168,7 @@ describe.skipIf(!hasDisks).each(FILE_SYSTEMS)('on $name', (kind) => {
   });
 
   it('what lies behind the area that the header names is not used', () => {
-    const path = newPath();
+    const path = made.newPath();
     makeFile(path, MIB, 'written', seededRandom(SEED));
     makeSwap(path);
     // A hole of 3 MiB.
@@ -226,15 +213,7 @@ describe.skipIf(!hasDisks).each([EXT4_1K, EXT4_4K, XFS])('the device under $name
 });
 
 describe.skipIf(!hasDisks)('paths', () => {
-  let disks: Disks;
-  let made: MadeFileSystem;
-
-  beforeAll(() => {
-    disks = new Disks();
-    made = disks.make(EXT4_4K);
-  });
-
-  afterAll(() => disks?.undo());
+  const made = mountedForAll(EXT4_4K);
 
   it.each([
     'a swap file with blanks',

@@ -18,7 +18,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import { SystemError } from '../../src/base/errors.ts';
 import { createEventFd } from '../../src/native/eventfd.ts';
 import { closeFd } from '../../src/native/fd.ts';
@@ -40,13 +40,13 @@ import {
   extentsByFilefrag,
   FILE_SYSTEMS,
   type FileSystemKind,
-  type MadeFileSystem,
   makeCrumbs,
   makeFile,
   run,
   withDisks,
   XFS,
 } from '../driver/file-systems.ts';
+import { mountedForAll } from '../driver/mounted.ts';
 import { withFolder } from '../models/descriptors.ts';
 import { replayable, SEED, seededRandom } from '../models/random.ts';
 
@@ -101,15 +101,7 @@ function overwrite(path: string, bytes: number): void {
 }
 
 describe.skipIf(!hasDisks).each(FILE_SYSTEMS)('on $name', (kind) => {
-  let disks: Disks;
-  let made: MadeFileSystem;
-
-  beforeAll(() => {
-    disks = new Disks();
-    made = disks.make(kind);
-  });
-
-  afterAll(() => disks?.undo());
+  const made = mountedForAll(kind);
 
   it('the extents of a file in many pieces are those of filefrag (random)', () => {
     const path = join(made.folder, 'crumbs');

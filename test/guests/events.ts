@@ -7,7 +7,7 @@ import { expect } from 'vitest';
 import type { GuestDaemon } from '../../guest/daemon.ts';
 import type { GuestResult } from '../../guest/qemu.ts';
 import type { Qmp } from '../../guest/qmp.ts';
-import type { Statistics } from '../../src/store/statistics.ts';
+import { sleep } from '../driver/daemon.ts';
 import {
   checkNothingFailed,
   checkOnlyHeaderLeft,
@@ -27,10 +27,6 @@ const STORM_MILLIS = 2_000;
 const EMPTY_SLOT = ['-device', 'pcie-root-port,id=slot0,chassis=1'];
 const DISK_APPEARS = 'until [ -e /sys/block/vda ]; do usleep 100000; done';
 const DISK_GOES = 'while [ -e /sys/block/vda ]; do usleep 100000; done';
-
-function sleep(millis: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, millis));
-}
 
 function isFirst({ marker, nth }: Stage, name: string, word: string): boolean {
   return marker.name === name && marker.words[0] === word && nth === 1;
@@ -62,28 +58,9 @@ function checkDiscardedAtTheEnd(guest: GuestResult): void {
   expect(discardsWhen(guest, 'end')).toBeGreaterThan(discardsWhen(guest, 'swept') + 2);
 }
 
-/** Figures of each boot's storm, taken before anything was done to it, and after the next swapon. */
-interface Storm {
-  before?: Statistics;
-  swept?: Statistics;
-}
-const storms = new WeakMap<GuestDaemon, Storm>();
-
-function stormOf(daemon: GuestDaemon): Storm {
-  const storm = storms.get(daemon) ?? {};
-  storms.set(daemon, storm);
-  return storm;
-}
-
-async function rememberBefore({ daemons }: Stage): Promise<void> {
-  stormOf(daemons[0]!).before = await daemons[0]!.statistics();
-}
-
 /** To be called at every marker: notes what the swapon after the storm has left. */
-async function rememberSwept(stage: Stage): Promise<void> {
-  const { marker, daemons } = stage;
-  if (marker.name !== 'discards' || marker.values.when !== 'swept') return;
-  stormOf(daemons[0]!).swept = await daemons[0]!.statistics();
+async function noteSwept({ marker, note }: Stage): Promise<void> {
+  if (marker.name === 'discards' && marker.values.when === 'swept') await note('swept');
 }
 
 /** A guest that came back after whatever was done to it, and swapped as if nothing had been. */
@@ -95,9 +72,8 @@ function checkCameBack(outcome: Outcome): void {
   checkOnlyHeaderLeft(outcome);
   checkNothingFailed(outcome.end);
   // The storm was one; what it left was swept by the second boot's swapon.
-  const { before, swept } = stormOf(outcome.daemons[0]!);
-  expect(pagesSomewhere(before!)).toBeGreaterThan(5_000);
-  expect(pagesSomewhere(swept!)).toBeLessThan(500);
+  expect(pagesSomewhere(outcome.notes.get('storm')!)).toBeGreaterThan(5_000);
+  expect(pagesSomewhere(outcome.notes.get('swept')!)).toBeLessThan(500);
   expect(outcome.daemons[0]!.log.filter((line) => /"level":(50|60)/.test(line))).toEqual([]);
 }
 
@@ -150,10 +126,10 @@ export const EVENTS: readonly Scenario[] = [
     orders: { after: 'discard' },
     commands: [STORM, AFTERWARDS],
     act: async (stage) => {
-      await rememberSwept(stage);
+      await noteSwept(stage);
       if (!isFirst(stage, 'fillverify', 'filled')) return;
       await sleep(STORM_MILLIS);
-      await rememberBefore(stage);
+      await stage.note('storm');
       await (await stage.guest.monitor()).execute('system_reset');
     },
     check: checkCameBack,
@@ -166,8 +142,8 @@ export const EVENTS: readonly Scenario[] = [
     orders: { after: 'discard' },
     commands: [`${STORM} & sleep 8; echo "RZS: rebooting"; usleep 500000; reboot -f`, AFTERWARDS],
     act: async (stage) => {
-      await rememberSwept(stage);
-      if (stage.marker.name === 'rebooting') await rememberBefore(stage);
+      await noteSwept(stage);
+      if (stage.marker.name === 'rebooting') await stage.note('storm');
     },
     check: checkCameBack,
   },
@@ -214,12 +190,12 @@ export const EVENTS: readonly Scenario[] = [
     ],
     act: async (stage) => {
       const { guest, daemons } = stage;
-      await rememberSwept(stage);
+      await noteSwept(stage);
       const monitor = await guest.monitor();
       if (isFirst(stage, 'cmd', 'start')) await plug(monitor, daemons[0]!);
       if (!isFirst(stage, 'fillverify', 'filled')) return;
       await sleep(STORM_MILLIS);
-      await rememberBefore(stage);
+      await stage.note('storm');
       await unplug(monitor);
       await untilAlone(daemons[0]!);
       await plug(monitor, daemons[0]!);

@@ -15,6 +15,7 @@ import {
   runGuest,
 } from '../../guest/qemu.ts';
 import type { Statistics } from '../../src/store/statistics.ts';
+import { sleep } from '../driver/daemon.ts';
 import { canMakeDisks } from '../driver/file-systems.ts';
 import type { MadeBacking } from './backings.ts';
 
@@ -35,6 +36,8 @@ export interface Outcome {
   readonly loaded: readonly Statistics[];
   readonly quiet: Quiet | undefined;
   readonly end: readonly Statistics[];
+  /** What the scenario noted meanwhile. */
+  readonly notes: ReadonlyMap<string, Statistics>;
   readonly pageBytes: number;
 }
 
@@ -44,6 +47,8 @@ export interface Stage {
   readonly nth: number;
   readonly guest: RunningGuest;
   readonly daemons: readonly GuestDaemon[];
+  /** Notes the first disk's figures, for the check to find under this name. */
+  note(name: string): Promise<void>;
 }
 
 export interface Scenario {
@@ -137,6 +142,8 @@ async function playWith(
   let quiet: Quiet | undefined;
   const disks = scenario.attached === 'later' ? [] : daemons;
   const count = counter();
+  const notes = new Map<string, Statistics>();
+  const note = async (name: string) => void notes.set(name, await daemons[0]!.statistics());
   const guest = await runGuest({
     ...scenario.hardware,
     guest: name,
@@ -148,7 +155,7 @@ async function playWith(
       const nth = count(marker);
       if (marker.name === 'vmstat') loaded = await statisticsOf(daemons);
       if (marker.name === 'discard') quiet = await observeQuiet(daemons[0]!);
-      await scenario.act?.({ marker, nth, guest: running, daemons });
+      await scenario.act?.({ marker, nth, guest: running, daemons, note });
     },
   });
   const seen = `guest console:\n${guest.console.join('\n')}`;
@@ -158,7 +165,7 @@ async function playWith(
   checkEndings(scenario, guest, seen);
   const end = await statisticsOf(daemons);
   const { pageBytes } = GUESTS[name];
-  return { guest, daemons, startResidentBytes, loaded: loaded!, quiet, end, pageBytes };
+  return { guest, daemons, startResidentBytes, loaded: loaded!, quiet, end, notes, pageBytes };
 }
 
 /** Of the last boot: every disk was swapped off, and discarded if that was ordered. */
@@ -200,8 +207,4 @@ async function observeQuiet(daemon: GuestDaemon): Promise<Quiet> {
     residentBytes: daemon.residentBytes(),
     statistics: await daemon.statistics(),
   };
-}
-
-function sleep(millis: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, millis));
 }

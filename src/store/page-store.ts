@@ -39,7 +39,7 @@ import {
   Xvmalloc,
 } from '../xvmalloc/xvmalloc.ts';
 import { type MappedStore, mapStore } from './mapped-store.ts';
-import { type PageWindow, WORK_IN, WORK_OUT, WORK_PAGE } from './page-window.ts';
+import { type PageWindow, WORK_IN, WORK_OUT, WORK_PAGE, wordAligned } from './page-window.ts';
 import { COUNTER } from './statistics.ts';
 
 export const SLOT_EMPTY = 0;
@@ -267,11 +267,7 @@ export class PageStore {
   #secureObject(window: PageWindow, offset: number, bytes: number): number {
     const position = this.#objects.allocate(bytes);
     if (position === 0) return SLOT_EMPTY;
-    let from = offset;
-    if ((from & 3) !== 0) {
-      window.u8.copyWithin(WORK_IN, from, from + bytes);
-      from = WORK_IN;
-    }
+    const from = wordAligned(window, offset, bytes, WORK_IN);
     const words = (bytes + 3) >> 2;
     const segment = this.#arena.segments[position >>> SEGMENT_SHIFT]!;
     copyWords(window.i32, from >> 2, segment, position & SEGMENT_WORD_MASK, words);
@@ -281,11 +277,7 @@ export class PageStore {
   #secureRaw(window: PageWindow, offset: number): number {
     const page = this.#arena.allocatePage(PAGE_RAW);
     if (page === 0) return SLOT_EMPTY;
-    let from = offset;
-    if ((from & 3) !== 0) {
-      window.u8.copyWithin(WORK_PAGE, from, from + PAGE_BYTES);
-      from = WORK_PAGE;
-    }
+    const from = wordAligned(window, offset, PAGE_BYTES, WORK_PAGE);
     const position = positionOfPage(page);
     const segment = this.#arena.segments[position >>> SEGMENT_SHIFT]!;
     copyWords(window.i32, from >> 2, segment, position & SEGMENT_WORD_MASK, WORDS_PER_PAGE);

@@ -18,6 +18,7 @@ import {
   SCAN,
   STALE_CASES,
   type StaleResult,
+  type StaleSample,
 } from './measures.ts';
 import { barsSvg, linesSvg } from './plots.ts';
 import { NO_SWAP, SWAPS, type SwapKind } from './swaps.ts';
@@ -90,6 +91,15 @@ function plot(name: string, svg: string): void {
   writeFileSync(join(PLOTS, `${name}.svg`), svg);
 }
 
+/** The figure named `unit` of every kind. */
+function plotBars(name: string, title: string, unit: string, rows: readonly Row[]): void {
+  const bars = rows.map(({ kind, figures }) => ({
+    name: kind,
+    value: Math.round(figures[unit]! * 10) / 10,
+  }));
+  plot(name, barsSvg({ title, unit, rows: bars }));
+}
+
 async function scan(rounds: number): Promise<void> {
   const rows = await measureAll(SCAN, SWAPS, rounds);
   console.log(`\n### ${SCAN.command}, ${SCAN.memoryMiB} MiB of RAM, medians of ${rounds}\n`);
@@ -104,8 +114,7 @@ async function scan(rounds: number): Promise<void> {
       requestTime(kind, f.writeMillis, f.writePages),
     ]),
   );
-  const values = rows.map(({ kind, figures }) => ({ name: kind, value: round1(figures.seconds!) }));
-  plot('scan', barsSvg({ title: `Time of ${SCAN.command}`, unit: 'seconds', rows: values }));
+  plotBars('scan', `Time of ${SCAN.command}`, 'seconds', rows);
 }
 
 async function documents(rounds: number): Promise<void> {
@@ -113,11 +122,9 @@ async function documents(rounds: number): Promise<void> {
   console.log(`\n### ${DOCUMENTS.command}, ${DOCUMENTS.memoryMiB} MiB of RAM\n`);
   table(
     ['swap', 'documents that fit'],
-    rows.map(({ kind, figures, note }) => [`${kind}${note}`, fixed(figures.count, 0)]),
+    rows.map(({ kind, figures, note }) => [`${kind}${note}`, fixed(figures.documents, 0)]),
   );
-  const values = rows.map(({ kind, figures }) => ({ name: kind, value: figures.count! }));
-  const title = 'Documents of 16 MiB that fit in 124 MiB of RAM';
-  plot('documents', barsSvg({ title, unit: 'documents', rows: values }));
+  plotBars('documents', 'Documents of 16 MiB that fit in 124 MiB of RAM', 'documents', rows);
 }
 
 async function fileCache(rounds: number): Promise<void> {
@@ -133,9 +140,7 @@ async function fileCache(rounds: number): Promise<void> {
       fixed(f.swappedPages, 0),
     ]),
   );
-  const values = rows.map(({ kind, figures }) => ({ name: kind, value: round1(figures.seconds!) }));
-  const title = 'A file as large as RAM: time, hardly anything to swap';
-  plot('file-cache', barsSvg({ title, unit: 'seconds', rows: values }));
+  plotBars('file-cache', 'A file as large as RAM: time, hardly anything to swap', 'seconds', rows);
 }
 
 async function stale(): Promise<void> {
@@ -146,8 +151,7 @@ async function stale(): Promise<void> {
     results.push({ guest: one.guest, policy: one.policy, result });
   }
   console.log('\n### Stale slots: pages held for each page of swap in use\n');
-  const ratio = ({ heldPages, usedPages }: { heldPages: number; usedPages: number }) =>
-    heldPages / usedPages;
+  const ratio = ({ heldPages, usedPages }: StaleSample) => heldPages / usedPages;
   table(
     ['guest', 'discard', 'median of rounds', 'last round', 'after freeing 3/4', 'stale then, MiB'],
     results.map(({ guest, policy, result: { rounds, freed } }) => [
@@ -170,10 +174,6 @@ async function stale(): Promise<void> {
     const xName = 'round; the last is after three quarters were freed';
     plot(`stale-${guest}`, linesSvg({ title, xName, yName: 'held / used', series }));
   }
-}
-
-function round1(value: number): number {
-  return Math.round(value * 10) / 10;
 }
 
 async function main(): Promise<void> {

@@ -45,7 +45,7 @@ export const DOCUMENTS: Measure = {
   memoryMiB: 124,
   swapMiB: 128,
   command: 'documents 16 40 4000',
-  figures: (guest) => ({ count: value(lastOf(guest, 'documents', 'done'), 'count') }),
+  figures: (guest) => ({ documents: value(lastOf(guest, 'documents', 'done'), 'count') }),
 };
 
 export const FILE_CACHE: Measure = {

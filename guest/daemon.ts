@@ -29,6 +29,19 @@ function startProcess(args: readonly string[]) {
   });
 }
 
+/** Waits for a back end's socket. False: the process has ended, or takes too long. */
+export async function socketAppears(
+  path: string,
+  process: { readonly exitCode: number | null },
+): Promise<boolean> {
+  const deadline = Date.now() + START_MILLIS_MAX;
+  while (!existsSync(path)) {
+    if (process.exitCode !== null || Date.now() > deadline) return false;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  return true;
+}
+
 export class GuestDaemon {
   readonly socketPath: string;
   /** What it has logged: JSON, a line each. */
@@ -50,16 +63,10 @@ export class GuestDaemon {
   /** Starts the daemon with these further arguments; resolves when the guest may connect. */
   static async start(...args: string[]): Promise<GuestDaemon> {
     const daemon = new GuestDaemon(args);
-    const deadline = Date.now() + START_MILLIS_MAX;
-    while (!existsSync(daemon.socketPath)) {
-      if (daemon.#process.exitCode !== null || Date.now() > deadline) {
-        const said = daemon.log.join('\n');
-        await daemon.stop();
-        throw new Error(`ramzswapd did not start:\n${said}`);
-      }
-      await new Promise((resolve) => setTimeout(resolve, 10));
-    }
-    return daemon;
+    if (await socketAppears(daemon.socketPath, daemon.#process)) return daemon;
+    const said = daemon.log.join('\n');
+    await daemon.stop();
+    throw new Error(`ramzswapd did not start:\n${said}`);
   }
 
   get pid(): number {

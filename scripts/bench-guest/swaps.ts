@@ -2,14 +2,12 @@
  * The kinds of swap that are measured beside each other, in the same guest: what serves each on the
  * host, how it is attached, and how the guest sets it up. All but the old disk are set up alike.
  */
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import type { GuestDisk, GuestOrders } from '../../guest/command-line.ts';
-import { GuestDaemon } from '../../guest/daemon.ts';
+import { GuestDaemon, socketAppears } from '../../guest/daemon.ts';
 import { CACHE_DIR } from '../fetch.ts';
-
-const WAIT_MILLIS_MAX = 10_000;
 
 /**
  * A disk of 10,000 rpm, as the ancestor was measured against: half a turn and a mean seek are
@@ -80,13 +78,9 @@ async function startStorageDaemon(sizeMiB: number): Promise<RunningSwap> {
     await daemon;
     rmSync(folder, { recursive: true });
   };
-  const deadline = Date.now() + WAIT_MILLIS_MAX;
-  while (!existsSync(socketPath)) {
-    if (Date.now() > deadline) {
-      await stop();
-      throw new Error('qemu-storage-daemon did not start');
-    }
-    await new Promise((resolve) => setTimeout(resolve, 20));
+  if (!(await socketAppears(socketPath, daemon))) {
+    await stop();
+    throw new Error('qemu-storage-daemon did not start');
   }
   return { ...NOTHING, disks: [{ socketPath }], orders: { swap: '/dev/vda', mkswap: 'yes' }, stop };
 }

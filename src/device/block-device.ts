@@ -122,7 +122,7 @@ export class BlockDevice implements BackendHandler {
     this.#config = new BlockConfig(slots, options.numQueues);
     const { backing, guestPageBytes, diskBytesMax = options.diskBytes } = options;
     const { poolLimitBytes, incompressibleBytes } = options;
-    this.store = new PageStore({
+    this.store = PageStore.make({
       slots,
       slotsMax: diskBytesMax / PAGE_BYTES,
       hasBacking: backing !== undefined,

@@ -4,11 +4,10 @@
 
 import { Worker } from 'node:worker_threads';
 import { RefusedError } from '../base/errors.ts';
-import { PAGE_BYTES } from '../base/units.ts';
 import { mapFileWindow } from '../memory/memory-file.ts';
 import { createEventFd, signalEventFd } from '../native/eventfd.ts';
 import { abortWith } from '../native/process.ts';
-import { type HeaderFigures, headerFigures } from '../store/layout.ts';
+import { FIGURES_BYTES, type HeaderFigures, headerFigures } from '../store/layout.ts';
 import { readStatistics, type Statistics } from '../store/statistics.ts';
 import type { BlockDeviceOptions } from './block-device.ts';
 import type { Order, ReactorOptions, ReactorReport } from './orders.ts';
@@ -80,7 +79,7 @@ export class ReactorThread {
       this.#worker.on('message', (report: ReactorReport) => {
         if (report.kind === 'refused') reject(new RefusedError(report.reason));
         if (report.kind !== 'ready') return;
-        const header = mapFileWindow(report.figuresFd, 0, PAGE_BYTES);
+        const header = mapFileWindow(report.figuresFd, 0, FIGURES_BYTES);
         this.#figures.set(report.device, headerFigures(header));
         if (this.#figures.size === this.#devices.length) resolve();
       });

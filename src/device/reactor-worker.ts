@@ -33,7 +33,7 @@ function main(): void {
       const device = new BlockDevice(each, reactor, report);
       devices.set(each.name, device);
       reactor.addDevice(device);
-      post({ kind: 'ready', device: each.name, figuresFd: device.store.mapped.fd });
+      post({ kind: 'ready', device: each.name, figuresFd: device.store.mapped.shared.fd });
     }
   } catch (error) {
     if (!(error instanceof RefusedError) && !(error instanceof SystemError)) throw error;

@@ -28,6 +28,7 @@ import {
   type PageResult,
 } from '../base/page-operation.ts';
 import { PAGE_BYTES } from '../base/units.ts';
+import { sooner } from '../base/wait.ts';
 import { WINDOW_BOUNCE_OFFSET, WINDOW_WORK_BYTES } from '../memory/window.ts';
 import { MOVES_MAX, MoveOut, type Mover } from './move-out.ts';
 import { PageOperations } from './page-operations.ts';
@@ -498,10 +499,4 @@ export class BackedStore implements PageIoOwner, Mover {
 /** Byte offset of a staging page in its window. */
 function stagingOffset(staging: number): number {
   return WINDOW_WORK_BYTES + staging * PAGE_BYTES;
-}
-
-/** The shorter of two waits in milliseconds; -1 is none. */
-function sooner(a: number, b: number): number {
-  if (a < 0) return b;
-  return b < 0 ? a : Math.min(a, b);
 }

@@ -1,6 +1,7 @@
 /**
  * The store's memory, made and mapped: one file for bookkeeping, one for the arena. Volatile: both
- * are memfds, gone with the process.
+ * are memfds, gone with the process. A store is made once; further threads of the process join it,
+ * each with mappings and objects of its own over the same files.
  */
 
 import { PAGE_BYTES } from '../base/units.ts';
@@ -9,6 +10,7 @@ import {
   createReservedMemoryFile,
   mapFileWindow,
 } from '../memory/memory-file.ts';
+import { LOCK_WORDS, SpinLock } from '../memory/spin-lock.ts';
 import { Arena } from '../xvmalloc/arena.ts';
 import { Xvmalloc } from '../xvmalloc/xvmalloc.ts';
 import {
@@ -17,36 +19,68 @@ import {
   HEADER_MAGIC,
   type HeaderFigures,
   headerFigures,
+  SLOT_LOCKS,
+  type StoreShape,
   storeLayout,
 } from './layout.ts';
+import { COUNTER_ROW } from './statistics.ts';
+
+/** What another thread needs to join: plain data, descriptors are the process's. */
+export interface SharedStore extends StoreShape {
+  /** The bookkeeping file: other threads map its beginning for the figures. */
+  readonly fd: number;
+  readonly arenaFd: number;
+}
 
 export interface MappedStore extends HeaderFigures {
-  /** The bookkeeping file: other threads map its first page for the figures. */
-  readonly fd: number;
+  readonly shared: SharedStore;
+  /** This thread's own row of the counters. */
+  readonly row: Float64Array;
   readonly table: Int32Array;
   /** By slot: of the page on the backing swap. Empty without one. */
   readonly checksums: Int32Array;
-  /** The allocator's own words. */
-  readonly lists: Int32Array;
+  /** By slot modulo their number; undefined where one thread alone uses the store. */
+  readonly slotLocks: readonly SpinLock[] | undefined;
   readonly arena: Arena;
+  readonly objects: Xvmalloc;
 }
 
-/** A new, empty store of `slots` pages, with or without a backing swap. */
-export function mapStore(slots: number, hasBacking = false): MappedStore {
-  const layout = storeLayout(slots, hasBacking);
-  const fd = createReservedMemoryFile('ramzswap-table', layout.bytes);
-  const file = mapFileWindow(fd, 0, layout.bytes);
+/** A new, empty store, as its thread 0 has it. */
+export function makeStore(shape: StoreShape): MappedStore {
+  const { bytes, arenaPages } = storeLayout(shape);
+  const fd = createReservedMemoryFile('ramzswap-table', bytes);
+  const arenaFd = createMemoryFile('ramzswap-arena', arenaPages * PAGE_BYTES);
+  const store = joinStore({ ...shape, fd, arenaFd }, 0);
+  const words = new Int32Array(store.table.buffer);
+  words[HEADER.magic >> 2] = HEADER_MAGIC;
+  words[HEADER.slotCount >> 2] = shape.slots;
+  words[HEADER.arenaPages >> 2] = arenaPages;
+  store.arena.begin();
+  return store;
+}
+
+/** A store that exists, as thread `thread` has it. */
+export function joinStore(shared: SharedStore, thread: number): MappedStore {
+  const { slots, hasBacking = false, threads = 1 } = shared;
+  const layout = storeLayout(shared);
+  const file = mapFileWindow(shared.fd, 0, layout.bytes);
   const { buffer } = file.memory;
-  file.i32[HEADER.magic >> 2] = HEADER_MAGIC;
-  file.i32[HEADER.slotCount >> 2] = slots;
-  file.i32[HEADER.arenaPages >> 2] = layout.arenaPages;
-  const arenaFd = createMemoryFile('ramzswap-arena', layout.arenaPages * PAGE_BYTES);
+  const isShared = threads > 1;
+  const { arenaPages } = layout;
+  const arena = new Arena(shared.arenaFd, arenaPages, arenaState(file, layout), isShared);
+  const stateWords = Xvmalloc.stateWords(arena.blocks, threads);
+  const lists = new Int32Array(buffer, layout.lists, stateWords);
+  const figures = headerFigures(file);
+  const locks = new Int32Array(buffer, layout.locks, SLOT_LOCKS * LOCK_WORDS);
+  const lock = (_: unknown, i: number) => new SpinLock(locks, i * LOCK_WORDS);
   return {
-    fd,
-    ...headerFigures(file),
+    shared,
+    ...figures,
+    row: figures.counters.subarray(thread * COUNTER_ROW, (thread + 1) * COUNTER_ROW),
     table: new Int32Array(buffer, layout.table, slots),
     checksums: new Int32Array(buffer, layout.checksums, hasBacking ? slots : 0),
-    lists: new Int32Array(buffer, layout.lists, Xvmalloc.STATE_WORDS),
-    arena: new Arena(arenaFd, layout.arenaPages, arenaState(file, layout)),
+    slotLocks: isShared ? Array.from({ length: SLOT_LOCKS }, lock) : undefined,
+    arena,
+    objects: new Xvmalloc(arena, lists, thread, threads),
   };
 }

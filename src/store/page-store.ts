@@ -25,22 +25,24 @@ import { assert } from '../base/assert.ts';
 import { errnoText } from '../base/errors.ts';
 import { PAGE_DONE, PAGE_FAILED, type PageResult } from '../base/page-operation.ts';
 import { PAGE_BYTES } from '../base/units.ts';
+import { sooner } from '../base/wait.ts';
 import { codecModule, lzo1xWorstCase } from '../lzo-wasm/lzo1x.ts';
+import type { SpinLock } from '../memory/spin-lock.ts';
 import { copyWords } from '../memory/window.ts';
 import type { Arena } from '../xvmalloc/arena.ts';
-import { PAGE_RAW } from '../xvmalloc/arena.ts';
 import {
-  isPagePosition,
   OBJECT_BYTES_MAX,
   pageOfPosition,
   positionOfPage,
   SEGMENT_SHIFT,
   SEGMENT_WORD_MASK,
-  Xvmalloc,
+  type Xvmalloc,
 } from '../xvmalloc/xvmalloc.ts';
-import { type MappedStore, mapStore } from './mapped-store.ts';
+import { Compaction } from './compaction.ts';
+import { SLOT_LOCKS } from './layout.ts';
+import { joinStore, type MappedStore, makeStore, type SharedStore } from './mapped-store.ts';
 import { type PageWindow, WORK_IN, WORK_OUT, WORK_PAGE, wordAligned } from './page-window.ts';
-import { COUNTER } from './statistics.ts';
+import { COUNTER, sumCounter } from './statistics.ts';
 
 export const SLOT_EMPTY = 0;
 export const SLOT_BACKED = 1;
@@ -50,6 +52,8 @@ export const SLOT_POSITION_MIN = 1024;
 const WORDS_PER_PAGE = PAGE_BYTES / 4;
 const GOOD_COMPRESS_BYTES = PAGE_BYTES / 2;
 const FILL_OBJECT_BYTES_MAX = 8;
+/** What a size field is taken for that no object can have. */
+const DAMAGED_BYTES = PAGE_BYTES + 1;
 /** SPEC: without a backing swap, a result above three quarters of a page is kept as it was. */
 export const INCOMPRESSIBLE_BYTES = (PAGE_BYTES / 4) * 3;
 /** The most that can be asked for: a larger result does not fit the allocator. */
@@ -65,6 +69,8 @@ assert(lzo1xWorstCase(PAGE_BYTES) > PAGE_BYTES, 'a result may be larger than its
 
 /** How much trimming waits: what nobody needed for this long goes back to the system. */
 const TRIM_INTERVAL_MICROS = 400_000;
+/** Thread 0 does the upkeep of all: it looks this often what the others have done. */
+const SHARED_LOOK_MILLIS = 500;
 
 export interface PageStoreOptions {
   readonly slots: number;
@@ -76,6 +82,15 @@ export interface PageStoreOptions {
   readonly incompressibleBytes?: number;
   /** There is a backing swap: keep checksums. */
   readonly hasBacking?: boolean;
+  /** Threads that use it, each by an object of its own. Default 1. */
+  readonly threads?: number;
+}
+
+/** What another thread needs to join a store: plain data. */
+export interface StoreShare {
+  readonly shared: SharedStore;
+  readonly slots: number;
+  readonly incompressibleBytes: number;
 }
 
 export class PageStore {
@@ -85,30 +100,56 @@ export class PageStore {
   onTrouble: (what: string) => void = () => {};
 
   readonly #table: Int32Array;
+  /** This thread's row of the event counters. */
   readonly #counters: Float64Array;
   readonly #arena: Arena;
   readonly #objects: Xvmalloc;
+  /** Held while a slot changes hands, and while what it holds is copied out. */
+  readonly #locks: readonly SpinLock[] | undefined;
   readonly #incompressibleBytes: number;
+  /** Thread 0's alone. */
+  readonly #compaction: Compaction | undefined;
   #slots: number;
   #trimDue = 0;
   #isOutOfMemory = false;
   #isDamageReported = false;
 
-  constructor(options: PageStoreOptions) {
+  private constructor(share: Omit<StoreShare, 'shared'>, mapped: MappedStore, thread: number) {
     // Now, not at the first guest's page: a file that is missing must be a refusal at start.
     codecModule();
-    this.#slots = options.slots;
-    this.#incompressibleBytes = options.incompressibleBytes ?? INCOMPRESSIBLE_BYTES;
-    assert(this.#incompressibleBytes <= INCOMPRESSIBLE_BYTES_MAX, 'a kept page fits the allocator');
-    this.mapped = mapStore(options.slotsMax ?? options.slots, options.hasBacking);
-    this.#table = this.mapped.table;
-    this.#counters = this.mapped.counters;
-    this.#arena = this.mapped.arena;
-    this.#objects = new Xvmalloc(this.#arena, this.mapped.lists);
-    this.#counters[COUNTER.disksize] = options.slots * PAGE_BYTES;
-    if (options.poolLimitBytes !== undefined) {
-      this.#arena.limitPages = Math.floor(options.poolLimitBytes / PAGE_BYTES);
+    const { incompressibleBytes } = share;
+    assert(incompressibleBytes <= INCOMPRESSIBLE_BYTES_MAX, 'a kept page fits the allocator');
+    this.#slots = share.slots;
+    this.#incompressibleBytes = incompressibleBytes;
+    this.mapped = mapped;
+    this.#table = mapped.table;
+    this.#counters = mapped.row;
+    this.#arena = mapped.arena;
+    this.#objects = mapped.objects;
+    this.#locks = mapped.slotLocks;
+    if (thread === 0) this.#compaction = new Compaction(this, mapped.objects, mapped.arena.blocks);
+  }
+
+  /** A new, empty store; this object is thread 0's. */
+  static make(options: PageStoreOptions): PageStore {
+    const { slots, slotsMax = slots, hasBacking = false, threads = 1 } = options;
+    const { poolLimitBytes, incompressibleBytes = INCOMPRESSIBLE_BYTES } = options;
+    const mapped = makeStore({ slots: slotsMax, hasBacking, threads });
+    if (poolLimitBytes !== undefined) {
+      mapped.arena.limitPages = Math.floor(poolLimitBytes / PAGE_BYTES);
     }
+    mapped.row[COUNTER.disksize] = slots * PAGE_BYTES;
+    return new PageStore({ slots, incompressibleBytes }, mapped, 0);
+  }
+
+  /** The same store for another thread of this process, number `thread` of those it is made for. */
+  static join(share: StoreShare, thread: number): PageStore {
+    return new PageStore(share, joinStore(share.shared, thread), thread);
+  }
+
+  get share(): StoreShare {
+    const { shared } = this.mapped;
+    return { shared, slots: this.#slots, incompressibleBytes: this.#incompressibleBytes };
   }
 
   /** Pages of the disk. */
@@ -116,14 +157,14 @@ export class PageStore {
     return this.#slots;
   }
 
-  /** Makes the disk larger, at once: `slots` pages, at most as many as the table was made for. */
+  /** Makes the disk larger: `slots` pages, at most what the table was made for. In every thread. */
   grow(slots: number): void {
     assert(slots >= this.#slots && slots <= this.#table.length, 'a disk grows within its table');
     this.#slots = slots;
-    this.#counters[COUNTER.disksize] = slots * PAGE_BYTES;
+    if (this.#compaction !== undefined) this.#counters[COUNTER.disksize] = slots * PAGE_BYTES;
   }
 
-  /** Event counters of the header page, for the layers above to count requests in. */
+  /** This thread's event counters, for the layers above to count requests in. */
   get counters(): Float64Array {
     return this.#counters;
   }
@@ -166,10 +207,8 @@ export class PageStore {
 
   /** HOT PATH: no allocation. The guest needs the slot no longer; it reads as zeros. */
   freePage(slot: number): PageResult {
-    if (this.#table[slot] !== SLOT_EMPTY) {
-      this.publish(slot, SLOT_EMPTY);
-      this.#counters[COUNTER.notifyFree]!++;
-    }
+    if (this.#table[slot] === SLOT_EMPTY) return PAGE_DONE;
+    if (this.publish(slot, SLOT_EMPTY) !== SLOT_EMPTY) this.#counters[COUNTER.notifyFree]!++;
     return PAGE_DONE;
   }
 
@@ -203,7 +242,7 @@ export class PageStore {
 
   /** Keeps `page` (4096 bytes) as it is, uncompressed: the swap header. False: no memory. */
   writeRaw(slot: number, page: Uint8Array): boolean {
-    const arenaPage = this.#arena.allocatePage(PAGE_RAW);
+    const arenaPage = this.#arena.allocatePage();
     if (arenaPage === 0) return false;
     const position = positionOfPage(arenaPage);
     const words = new Int32Array(page.buffer, page.byteOffset, WORDS_PER_PAGE);
@@ -224,22 +263,31 @@ export class PageStore {
   storedBytes(slot: number): number {
     const word = this.#table[slot]!;
     if (word >>> 0 < SLOT_POSITION_MIN) return 0;
-    if (isPagePosition(word)) return PAGE_BYTES;
+    if (this.#objects.isPage(word)) return PAGE_BYTES;
     const bytes = this.#objects.sizeOf(word);
     return bytes > FILL_OBJECT_BYTES_MAX ? bytes : 0;
   }
 
   /**
-   * Gives unneeded memory back, a bounded step at a time. `now` is in wrapping microseconds.
-   * Returns milliseconds until there is more to do: 0 now, -1 nothing to wait for.
+   * Upkeep, a bounded step at a time, well below 100 µs: objects are moved together, unneeded memory
+   * goes back to the system. `now` is in wrapping microseconds. Returns milliseconds until there is
+   * more to do: 0 now, -1 nothing to wait for.
    */
   maintain(now: number): number {
+    if (this.#compaction === undefined) return -1;
+    const { counters } = this.mapped;
+    const reads = sumCounter(counters, COUNTER.numReads);
+    const changes =
+      sumCounter(counters, COUNTER.numWrites) + sumCounter(counters, COUNTER.notifyFree);
+    const wait = sooner(this.#compaction.step(now, reads, changes), this.#trim(now));
+    return this.#locks === undefined ? wait : sooner(wait, SHARED_LOOK_MILLIS);
+  }
+
+  #trim(now: number): number {
     const arena = this.#arena;
     if (arena.sparePages === 0) return -1;
     const wait = (this.#trimDue - now) | 0;
-    if (wait > 0 && wait <= TRIM_INTERVAL_MICROS && !arena.isOverfull) {
-      return Math.ceil(wait / 1000);
-    }
+    if (wait > 0 && wait <= TRIM_INTERVAL_MICROS) return Math.ceil(wait / 1000);
     if (arena.trim()) return 0;
     arena.markTrimInterval();
     this.#trimDue = (now + TRIM_INTERVAL_MICROS) | 0;
@@ -266,7 +314,10 @@ export class PageStore {
 
   #secureObject(window: PageWindow, offset: number, bytes: number): number {
     const position = this.#objects.allocate(bytes);
-    if (position === 0) return SLOT_EMPTY;
+    if (position === 0) {
+      this.#compaction?.hurry();
+      return SLOT_EMPTY;
+    }
     const from = wordAligned(window, offset, bytes, WORK_IN);
     const words = (bytes + 3) >> 2;
     const segment = this.#arena.segments[position >>> SEGMENT_SHIFT]!;
@@ -275,7 +326,7 @@ export class PageStore {
   }
 
   #secureRaw(window: PageWindow, offset: number): number {
-    const page = this.#arena.allocatePage(PAGE_RAW);
+    const page = this.#arena.allocatePage();
     if (page === 0) return SLOT_EMPTY;
     const from = wordAligned(window, offset, PAGE_BYTES, WORK_PAGE);
     const position = positionOfPage(page);
@@ -284,15 +335,57 @@ export class PageStore {
     return position;
   }
 
-  /** Publishes `word` as the slot's content, then lets go of what it held. */
-  publish(slot: number, word: number): void {
+  /** Publishes `word` as the slot's content, then lets go of what it held; that word. */
+  publish(slot: number, word: number): number {
+    // Before others can let go of it.
+    this.#account(word, 1);
+    const lock = this.#lockOf(slot);
+    lock?.acquire();
     const old = this.#table[slot]!;
     Atomics.store(this.#table, slot, word);
-    this.#account(word, 1);
+    lock?.release();
+    // Nobody copies the old content out any more, and nobody will find it.
     this.#account(old, -1);
-    if (old >>> 0 < SLOT_POSITION_MIN) return;
-    if (isPagePosition(old)) this.#arena.freePage(pageOfPosition(old));
+    if (old >>> 0 < SLOT_POSITION_MIN) return old;
+    if (this.#objects.isPage(old)) this.#arena.freePage(pageOfPosition(old));
     else this.#objects.free(old);
+    return old;
+  }
+
+  /** Undefined where this thread is the only one. */
+  #lockOf(slot: number): SpinLock | undefined {
+    return this.#locks === undefined ? undefined : this.#locks[slot % SLOT_LOCKS];
+  }
+
+  // ── ObjectMover ───────────────────────────────────────────────────────────────────────────────
+
+  isToMove(slot: number): boolean {
+    const word = this.#table[slot]!;
+    return word >>> 0 >= SLOT_POSITION_MIN && this.#objects.isEvacuated(word);
+  }
+
+  moveObject(slot: number): boolean {
+    const lock = this.#lockOf(slot);
+    lock?.acquire();
+    const word = this.#table[slot]!;
+    // It may have changed hands since it was looked at.
+    const isDone = !this.isToMove(slot) || this.#moveFrom(word, slot);
+    lock?.release();
+    return isDone;
+  }
+
+  #moveFrom(position: number, slot: number): boolean {
+    const bytes = this.#objects.sizeOf(position);
+    const to = this.#objects.allocate(bytes);
+    if (to === 0) return false;
+    const { segments } = this.#arena;
+    const source = segments[position >>> SEGMENT_SHIFT]!;
+    const target = segments[to >>> SEGMENT_SHIFT]!;
+    const from = position & SEGMENT_WORD_MASK;
+    copyWords(source, from, target, to & SEGMENT_WORD_MASK, (bytes + 3) >> 2);
+    Atomics.store(this.#table, slot, to);
+    this.#objects.free(position);
+    return true;
   }
 
   /** Counts a slot's content in (`by` 1) or out (-1). The object must exist. */
@@ -305,7 +398,7 @@ export class PageStore {
       else if (word === SLOT_LOST) counters[COUNTER.pagesLost]! += by;
       return;
     }
-    if (isPagePosition(word)) {
+    if (this.#objects.isPage(word)) {
       counters[COUNTER.pagesStored]! += by;
       counters[COUNTER.pagesExpand]! += by;
       counters[COUNTER.comprDataSize]! += by * PAGE_BYTES;
@@ -323,33 +416,45 @@ export class PageStore {
 
   /** Puts the slot's page at `offset` of `window`. False: it is damaged, lost, or not in memory. */
   load(slot: number, window: PageWindow, offset: number): boolean {
+    const lock = this.#lockOf(slot);
+    lock?.acquire();
     const word = this.#table[slot]!;
-    if (word >>> 0 < SLOT_POSITION_MIN) {
+    const bytes = word >>> 0 < SLOT_POSITION_MIN ? 0 : this.#copyOut(word, window);
+    lock?.release();
+    if (bytes === 0) {
       if (word !== SLOT_EMPTY && word < SLOT_FILLED) return false;
       const byte = word === SLOT_EMPTY ? 0 : word - SLOT_FILLED;
       window.u8.fill(byte, offset, offset + PAGE_BYTES);
       return true;
     }
-    const segment = this.#arena.segments[word >>> SEGMENT_SHIFT]!;
-    const at = word & SEGMENT_WORD_MASK;
-    if (isPagePosition(word)) {
-      const isAligned = (offset & 3) === 0;
-      const to = isAligned ? offset : WORK_PAGE;
-      copyWords(segment, at, window.i32, to >> 2, WORDS_PER_PAGE);
-      if (!isAligned) window.u8.copyWithin(offset, WORK_PAGE, WORK_PAGE + PAGE_BYTES);
-      return true;
-    }
-    const bytes = this.#objects.sizeOf(word);
     if (bytes <= FILL_OBJECT_BYTES_MAX) {
-      window.codec.fill(offset, segment[at]!, segment[bytes === 8 ? at + 1 : at]!);
+      const { i32 } = window;
+      window.codec.fill(offset, i32[WORK_IN >> 2]!, i32[(WORK_IN >> 2) + (bytes >> 3)]!);
       return true;
     }
-    // A damaged size must not reach beyond the work area: guest memory begins behind it.
-    if (bytes > OBJECT_BYTES_MAX) return false;
-    copyWords(segment, at, window.i32, WORK_IN >> 2, (bytes + 3) >> 2);
-    if (window.codec.decompress(WORK_IN, bytes, WORK_PAGE, PAGE_BYTES) !== PAGE_BYTES) return false;
+    if (bytes < PAGE_BYTES) {
+      const found = window.codec.decompress(WORK_IN, bytes, WORK_PAGE, PAGE_BYTES);
+      if (found !== PAGE_BYTES) return false;
+    } else if (bytes > PAGE_BYTES) return false;
     window.u8.copyWithin(offset, WORK_PAGE, WORK_PAGE + PAGE_BYTES);
     return true;
+  }
+
+  /**
+   * Copies what a position holds into the work area, an object to WORK_IN, a raw page to WORK_PAGE;
+   * its length. A damaged size is larger than a page, and nothing is copied.
+   */
+  #copyOut(position: number, window: PageWindow): number {
+    const segment = this.#arena.segments[position >>> SEGMENT_SHIFT]!;
+    const at = position & SEGMENT_WORD_MASK;
+    if (this.#objects.isPage(position)) {
+      copyWords(segment, at, window.i32, WORK_PAGE >> 2, WORDS_PER_PAGE);
+      return PAGE_BYTES;
+    }
+    const bytes = this.#objects.sizeOf(position);
+    if (bytes > OBJECT_BYTES_MAX || bytes === 0) return DAMAGED_BYTES;
+    copyWords(segment, at, window.i32, WORK_IN >> 2, (bytes + 3) >> 2);
+    return bytes;
   }
 
   reportMemory(): void {

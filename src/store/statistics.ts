@@ -1,6 +1,6 @@
 /**
  * The store's statistics: event counters and gauges kept as doubles (exact below 2^53) in the
- * header page, and the record that users see, with the names of the ancestor. Counters of pages
+ * store's first pages, and the record that users see, with the names of the ancestor. Counters of pages
  * read and written count pages; `invalid_io` counts requests.
  */
 
@@ -9,7 +9,7 @@ import { PAGE_BYTES } from '../base/units.ts';
 import { ARENA_GAUGE } from '../xvmalloc/arena.ts';
 import type { HeaderFigures } from './layout.ts';
 
-/** Index of each counter in the header page. */
+/** Index of each counter in a thread's row. */
 export const COUNTER = {
   numReads: 0,
   numWrites: 1,
@@ -35,12 +35,21 @@ export const COUNTER = {
   pagesLost: 19,
   /** Pages moved from memory to the backing swap because the memory limit was lowered. */
   pagesMovedOut: 20,
-  /** No counter: the limit on comprDataSize, in bytes, as it is now. */
+  /** No counter: the limit on comprDataSize, in bytes, as it is now. In thread 0's row alone. */
   memlimit: 21,
-  /** No counter either: the size of the disk in bytes, as it is now. */
+  /** Nor this: the size of the disk in bytes, as it is now. In thread 0's row alone. */
   disksize: 22,
 } as const;
 export const COUNTER_COUNT = Object.keys(COUNTER).length;
+/** Doubles from one thread's row of counters to the next: whole cache lines. */
+export const COUNTER_ROW = 32;
+
+/** A counter's value: the sum over all threads' rows. */
+export function sumCounter(rows: Float64Array, index: number): number {
+  let sum = 0;
+  for (let at = index; at < rows.length; at += COUNTER_ROW) sum += rows[at]!;
+  return sum;
+}
 
 /** What `rzscontrol --json` prints; sizes are bytes. */
 export interface Statistics {
@@ -88,7 +97,7 @@ export interface StoreIdentity {
 /** Reads the figures at one moment. Counters of another thread may be a few requests apart. */
 export function readStatistics(identity: StoreIdentity, figures: HeaderFigures): Statistics {
   const { counters, gauges, latencies } = figures;
-  const count = (index: number) => counters[index]!;
+  const count = (index: number) => sumCounter(counters, index);
   const pagesUsed = gauges[ARENA_GAUGE.poolPages]! + gauges[ARENA_GAUGE.rawPages]!;
   const pagesStored = count(COUNTER.pagesStored);
   return {

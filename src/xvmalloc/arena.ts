@@ -1,9 +1,10 @@
 /**
- * The arena: a sparse memory file of 4 KiB pages, handed out one at a time, for the allocator's
- * pool or for raw pages. Pages are reserved (fallocate) before they are touched, so a full tmpfs
- * is "no memory" and never a SIGBUS, and are given back (punched) when they stay unused.
+ * The arena: a sparse memory file of 4 KiB pages in blocks of 16 (64 KiB). A block is the
+ * allocator's (a pool block, all of it), or hands out raw pages one at a time, or is free. Pages are
+ * reserved (fallocate) before they are touched, so a full tmpfs is "no memory" and never a SIGBUS,
+ * and are given back (punched) when they stay unused.
  *
- * Pages are managed in blocks of 16 (64 KiB), one word of state each:
+ * One word of state a block, and one byte of the block map that says whose it is:
  *
  *    31            16 15             0
  *   ┌────────────────┬────────────────┐   reserved ⊇ used; spare = reserved and not used
@@ -11,25 +12,36 @@
  *   │ a page         │ a page         │
  *   └────────────────┴────────────────┘
  *
- * Allocation takes the lowest block with spare pages, else reserves the lowest block that has
- * room; giving back starts at the highest. So the arena stays dense at its low end.
- * Page 0 is never handed out: position 0 means "none".
+ * Every block is in the sets that its word and its owner say, lowest first:
+ *
+ *   kept    free, with spare pages: taken first      bare    free, without
+ *   slack   raw, with spare pages                    holey   raw, with unused pages, spare or not
+ *
+ * Page 0 is never handed out (position 0 means "none"), so block 0 is a raw block for ever. Giving
+ * back starts at the highest block: the arena stays dense at its low end.
+ *
+ * Several threads may use it, each by an object of its own over the same words: a lock is around
+ * everything.
  */
 
 import { assert } from '../base/assert.ts';
 import { PAGE_BYTES } from '../base/units.ts';
 import { mapFileWindow } from '../memory/memory-file.ts';
+import { SpinLock } from '../memory/spin-lock.ts';
 import { punchRange, reserveRange } from '../native/fd.ts';
 import { BitTree } from './bit-tree.ts';
 
-export const PAGE_FREE = 0;
-export const PAGE_POOL = 1;
-export const PAGE_RAW = 2;
-export type PageKind = typeof PAGE_POOL | typeof PAGE_RAW;
-
 export const PAGES_PER_BLOCK = 16;
-const BLOCK_BYTES = PAGES_PER_BLOCK * PAGE_BYTES;
+export const BLOCK_BYTES = PAGES_PER_BLOCK * PAGE_BYTES;
 const BLOCK_FULL = 0xffff;
+
+/** Owners of a block, as the block map has them; 1 to SHARDS_MAX: a pool block of shard n − 1. */
+export const BLOCK_FREE = 0;
+export const BLOCK_RAW = 0x20;
+/** A flag beside a pool block's owner: its objects are being moved out, nothing new goes there. */
+export const BLOCK_EVACUATED = 0x40;
+/** Shards of the allocator, one a thread. */
+export const SHARDS_MAX = 16;
 
 /** A segment is what one window maps: 1 GiB. Page numbers and positions are cut accordingly. */
 export const SEGMENT_PAGES_SHIFT = 18;
@@ -38,16 +50,28 @@ const SEGMENT_PAGES = 1 << SEGMENT_PAGES_SHIFT;
 /** Positions are 32-bit counts of 4-byte words: 16 GiB. */
 export const ARENA_PAGES_MAX = 2 ** 22;
 
-/** At most 4 MiB is kept for reuse; a trim works off at most 16 blocks (1 MiB) a step. */
+/** At most 4 MiB is kept for reuse. */
 const SPARE_PAGES_MAX = 1024;
-const TRIM_BLOCKS_PER_STEP = 16;
 
 /** Gauges, doubles in shared memory, read by other threads. */
 export const ARENA_GAUGE = { poolPages: 0, rawPages: 1, reservedPages: 2, COUNT: 3 } as const;
 
+/** Words before those of the blocks: what all threads know of the whole. */
+const SHARED = {
+  lock: 0,
+  usedPages: 1,
+  sparePages: 2,
+  /** Least number of spare pages since the last trim: those were needed by nobody. */
+  spareLow: 3,
+  limitPages: 4,
+  /** errno of the last refused reservation. */
+  lastErrno: 5,
+  COUNT: 16,
+} as const;
+
 export interface ArenaState {
-  /** One byte a page: PAGE_FREE, PAGE_POOL or PAGE_RAW. */
-  readonly pageMap: Uint8Array;
+  /** One byte a block: its owner. */
+  readonly blockMap: Uint8Array;
   /** `Arena.stateWords(pages)` words. */
   readonly words: Int32Array;
   readonly gauges: Float64Array;
@@ -56,127 +80,214 @@ export interface ArenaState {
 export class Arena {
   /** Word views of the segments, by segment number. */
   readonly segments: Int32Array[] = [];
-  /** Pages that may be in use at once (pool and raw): a hard limit, changeable. */
-  limitPages: number;
-  /** errno of the last refused reservation, 0 when memory was never refused. */
-  lastErrno = 0;
+  readonly blockMap: Uint8Array;
+  readonly blocks: number;
 
   readonly #fd: number;
   readonly #pages: number;
-  readonly #pageMap: Uint8Array;
-  readonly #blocks: Int32Array;
-  readonly #spare: BitTree;
-  readonly #room: BitTree;
+  readonly #shared: Int32Array;
+  readonly #states: Int32Array;
+  readonly #kept: BitTree;
+  readonly #bare: BitTree;
+  readonly #slack: BitTree;
+  readonly #holey: BitTree;
   readonly #gauges: Float64Array;
-  #usedPages = 0;
-  #sparePages = 0;
-  /** Least number of spare pages since the last trim: those were needed by nobody. */
-  #spareLow = 0;
+  /** Undefined where one thread alone uses the arena. */
+  readonly #lock: SpinLock | undefined;
 
-  /** `fd`: a memory file of `pages` × 4096 bytes, all holes; `state`: zeroed. */
-  constructor(fd: number, pages: number, state: ArenaState, limitPages = pages - 1) {
+  /**
+   * `fd`: a memory file of `pages` × 4096 bytes, all holes; `state`: zeroed, or that of an arena
+   * which another thread has made (then call no begin()).
+   */
+  constructor(fd: number, pages: number, state: ArenaState, isShared = false) {
     assert(pages % PAGES_PER_BLOCK === 0 && pages <= ARENA_PAGES_MAX, 'an arena is whole blocks');
-    const blocks = pages / PAGES_PER_BLOCK;
-    const treeWords = BitTree.wordsFor(blocks);
+    this.blocks = pages / PAGES_PER_BLOCK;
+    this.blockMap = state.blockMap;
     this.#fd = fd;
     this.#pages = pages;
-    this.#pageMap = state.pageMap;
-    this.#blocks = state.words.subarray(0, blocks);
-    this.#spare = new BitTree(state.words.subarray(blocks, blocks + treeWords), blocks);
-    this.#room = new BitTree(state.words.subarray(blocks + treeWords), blocks);
+    this.#shared = state.words.subarray(0, SHARED.COUNT);
+    this.#lock = isShared ? new SpinLock(this.#shared, SHARED.lock) : undefined;
+    const trees = SHARED.COUNT + this.blocks;
+    const treeWords = BitTree.wordsFor(this.blocks);
+    const tree = (i: number) =>
+      new BitTree(state.words.subarray(trees + i * treeWords), this.blocks);
+    this.#states = state.words.subarray(SHARED.COUNT, trees);
+    [this.#kept, this.#bare, this.#slack, this.#holey] = [tree(0), tree(1), tree(2), tree(3)];
     this.#gauges = state.gauges;
-    this.limitPages = limitPages;
     // All at once: address space only, and to have none is a refusal at start, not in a write.
     for (let first = 0; first < pages; first += SEGMENT_PAGES) this.#mapSegment(first);
-    for (let block = 0; block < blocks; block++) this.#room.add(block);
-    // Page 0 counts as used for ever, and is reserved when its block is.
-    this.#blocks[0] = 1;
   }
 
   static stateWords(pages: number): number {
     const blocks = pages / PAGES_PER_BLOCK;
-    return blocks + 2 * BitTree.wordsFor(blocks);
+    return SHARED.COUNT + blocks + 4 * BitTree.wordsFor(blocks);
+  }
+
+  /** Makes zeroed state that of an empty arena. */
+  begin(limitPages = this.#pages - 1): void {
+    this.limitPages = limitPages;
+    for (let block = 1; block < this.blocks; block++) this.#bare.add(block);
+    // Page 0 counts as used for ever, and is reserved when its block is.
+    this.blockMap[0] = BLOCK_RAW;
+    this.#states[0] = 1;
+    this.#classify(0);
+  }
+
+  /** Pages that may be in use at once (pool and raw): a hard limit, changeable. */
+  get limitPages(): number {
+    return this.#shared[SHARED.limitPages]!;
+  }
+
+  set limitPages(pages: number) {
+    this.#shared[SHARED.limitPages] = pages;
   }
 
   get usedPages(): number {
-    return this.#usedPages;
+    return this.#shared[SHARED.usedPages]!;
   }
 
   get sparePages(): number {
-    return this.#sparePages;
+    return this.#shared[SHARED.sparePages]!;
   }
 
-  kindOf(page: number): number {
-    return this.#pageMap[page]!;
+  /** errno of the last refused reservation, 0 when memory was never refused. */
+  get lastErrno(): number {
+    return this.#shared[SHARED.lastErrno]!;
   }
 
-  /**
-   * HOT PATH: no allocation, no BigInt, no closures, no await.
-   * A reserved page, contents undefined; 0 when the limit is reached or memory was refused.
-   */
-  allocatePage(kind: PageKind): number {
-    if (this.#usedPages >= this.limitPages) return 0;
-    let block = this.#spare.first();
-    if (block < 0) {
-      block = this.#reserveBlock();
-      if (block < 0) return 0;
-    }
-    const state = this.#blocks[block]!;
-    const spare = (state >>> 16) & ~state & BLOCK_FULL;
-    const inBlock = 31 - Math.clz32(spare & -spare);
-    this.#blocks[block] = state | (1 << inBlock);
-    if ((spare & (spare - 1)) === 0) this.#spare.remove(block);
-    this.#sparePages--;
-    if (this.#sparePages < this.#spareLow) this.#spareLow = this.#sparePages;
-    this.#usedPages++;
-    const page = block * PAGES_PER_BLOCK + inBlock;
-    this.#pageMap[page] = kind;
-    this.#count(kind, 1);
+  // HOT PATH: no allocation, no BigInt, no closures, no await.
+
+  /** A reserved raw page, contents undefined; 0 when the limit is reached or memory was refused. */
+  allocatePage(): number {
+    this.#lock?.acquire();
+    const page = this.#takePage();
+    this.#lock?.release();
     return page;
   }
 
-  /** HOT PATH: no allocation. The page stays reserved for reuse until a trim. */
+  /** The page stays reserved for reuse until a trim. */
   freePage(page: number): void {
-    const kind = this.#pageMap[page]!;
-    assert(kind !== PAGE_FREE, 'a page is freed once');
-    this.#pageMap[page] = PAGE_FREE;
-    this.#count(kind as PageKind, -1);
+    this.#lock?.acquire();
     const block = (page / PAGES_PER_BLOCK) | 0;
-    this.#blocks[block]! &= ~(1 << (page % PAGES_PER_BLOCK));
-    this.#spare.add(block);
-    this.#sparePages++;
-    this.#usedPages--;
+    const bit = 1 << (page % PAGES_PER_BLOCK);
+    const state = this.#states[block]!;
+    assert(page > 0 && this.blockMap[block] === BLOCK_RAW, 'a raw page lies in a raw block');
+    assert((state & bit) !== 0, 'a page is freed once');
+    this.#states[block] = state & ~bit;
+    if ((state & ~bit & BLOCK_FULL) === 0) this.blockMap[block] = BLOCK_FREE;
+    this.#classify(block);
+    this.#count(ARENA_GAUGE.rawPages, -1);
+    if (this.sparePages > SPARE_PAGES_MAX) this.#punchHighestSpare();
+    this.#lock?.release();
   }
 
-  /** Whether more is kept for reuse than should wait for the next regular trim. */
-  get isOverfull(): boolean {
-    return this.#sparePages > SPARE_PAGES_MAX;
+  /** A reserved block for shard `owner` − 1, contents undefined; 0 when there is no memory. */
+  allocateBlock(owner: number): number {
+    this.#lock?.acquire();
+    const block = this.#takeBlock(owner);
+    this.#lock?.release();
+    return block;
+  }
+
+  /** Like a page, a freed block stays reserved for reuse, as far as there are not too many. */
+  freeBlock(block: number): void {
+    this.#lock?.acquire();
+    assert((this.#states[block]! & BLOCK_FULL) === BLOCK_FULL, 'a block is freed once');
+    this.#states[block]! &= ~BLOCK_FULL;
+    this.blockMap[block] = BLOCK_FREE;
+    this.#classify(block);
+    this.#count(ARENA_GAUGE.poolPages, -PAGES_PER_BLOCK);
+    if (this.sparePages > SPARE_PAGES_MAX) this.#punchHighestSpare();
+    this.#lock?.release();
   }
 
   /**
-   * Gives back a step's worth of what was kept but not needed since the last complete trim, or of
-   * what is above the limit of kept pages. Returns whether there is more to do now.
+   * Gives back a block's worth (some 50 µs) of what was kept but not needed since the last complete
+   * trim. Returns whether there is more to do now.
    */
   trim(): boolean {
-    const wanted = Math.max(this.#spareLow, this.#sparePages - SPARE_PAGES_MAX);
-    let remaining = wanted;
-    for (let i = 0; i < TRIM_BLOCKS_PER_STEP && remaining > 0; i++) {
-      remaining -= this.#punchHighestSpare();
-    }
-    this.#spareLow = Math.max(0, this.#spareLow - (wanted - remaining));
-    return remaining > 0;
+    this.#lock?.acquire();
+    const wanted = this.#shared[SHARED.spareLow]!;
+    const given = wanted > 0 ? this.#punchHighestSpare() : 0;
+    const rest = Math.max(0, wanted - given);
+    this.#shared[SHARED.spareLow] = rest;
+    this.#lock?.release();
+    return rest > 0;
   }
 
   /** Begins a new interval: what stays spare until the next trim is what nobody needed. */
   markTrimInterval(): void {
-    this.#spareLow = this.#sparePages;
+    this.#lock?.acquire();
+    this.#shared[SHARED.spareLow] = this.sparePages;
+    this.#lock?.release();
+  }
+
+  #takePage(): number {
+    if (this.usedPages >= this.limitPages) return 0;
+    let block = this.#slack.first();
+    if (block < 0) {
+      block = this.#holey.first();
+      if (block < 0) block = this.#firstFree();
+      if (block < 0 || !this.#reserve(block)) return 0;
+    }
+    const state = this.#states[block]!;
+    const spare = (state >>> 16) & ~state & BLOCK_FULL;
+    const inBlock = 31 - Math.clz32(spare & -spare);
+    this.#states[block] = state | (1 << inBlock);
+    this.blockMap[block] = BLOCK_RAW;
+    this.#classify(block);
+    this.#count(ARENA_GAUGE.rawPages, 1);
+    this.#noteLow(1);
+    return block * PAGES_PER_BLOCK + inBlock;
+  }
+
+  #takeBlock(owner: number): number {
+    if (this.usedPages + PAGES_PER_BLOCK > this.limitPages) return 0;
+    const block = this.#firstFree();
+    if (block < 0 || !this.#reserve(block)) return 0;
+    this.#states[block]! |= BLOCK_FULL;
+    this.blockMap[block] = owner;
+    this.#classify(block);
+    this.#count(ARENA_GAUGE.poolPages, PAGES_PER_BLOCK);
+    this.#noteLow(PAGES_PER_BLOCK);
+    return block;
+  }
+
+  #firstFree(): number {
+    const kept = this.#kept.first();
+    return kept >= 0 ? kept : this.#bare.first();
+  }
+
+  /** `taken` spare pages have come into use. */
+  #noteLow(taken: number): void {
+    const spare = this.sparePages - taken;
+    this.#shared[SHARED.sparePages] = spare;
+    if (spare < this.#shared[SHARED.spareLow]!) this.#shared[SHARED.spareLow] = spare;
+  }
+
+  /** Reserves what is not reserved of a block; false: there is no memory. */
+  #reserve(block: number): boolean {
+    const state = this.#states[block]!;
+    const missing = ~(state >>> 16) & BLOCK_FULL;
+    if (missing === 0) return true;
+    const result = reserveRange(this.#fd, block * BLOCK_BYTES, BLOCK_BYTES);
+    if (result !== 0) {
+      this.#shared[SHARED.lastErrno] = -result;
+      return false;
+    }
+    this.#states[block] = state | (BLOCK_FULL << 16);
+    // Not all that is missing: page 0 is reserved with its block but never spare.
+    this.#shared[SHARED.sparePages]! += popCount(missing & ~state);
+    this.#gauges[ARENA_GAUGE.reservedPages]! += popCount(missing);
+    this.#classify(block);
+    return true;
   }
 
   /** Punches all spare pages of the highest block that has any; the count of pages. */
   #punchHighestSpare(): number {
-    const block = this.#spare.last();
+    const block = Math.max(this.#kept.last(), this.#slack.last());
     assert(block >= 0, 'spare pages are in some block');
-    const state = this.#blocks[block]!;
+    const state = this.#states[block]!;
     const spare = (state >>> 16) & ~state & BLOCK_FULL;
     for (let from = 0; from < PAGES_PER_BLOCK; ) {
       if ((spare & (1 << from)) === 0) {
@@ -185,41 +296,29 @@ export class Arena {
       }
       let end = from + 1;
       while (end < PAGES_PER_BLOCK && (spare & (1 << end)) !== 0) end++;
-      const result = punchRange(
-        this.#fd,
-        (block * PAGES_PER_BLOCK + from) * PAGE_BYTES,
-        (end - from) * PAGE_BYTES,
-      );
+      const start = (block * PAGES_PER_BLOCK + from) * PAGE_BYTES;
+      const result = punchRange(this.#fd, start, (end - from) * PAGE_BYTES);
       assert(result === 0, 'a memory file can be punched');
       from = end;
     }
     const count = popCount(spare);
-    this.#blocks[block] = state & ~(spare << 16);
-    this.#spare.remove(block);
-    this.#room.add(block);
-    this.#sparePages -= count;
+    this.#states[block] = state & ~(spare << 16);
+    this.#shared[SHARED.sparePages]! -= count;
     this.#gauges[ARENA_GAUGE.reservedPages]! -= count;
+    this.#classify(block);
     return count;
   }
 
-  /** Reserves the rest of the lowest block with room: the block, or -1. */
-  #reserveBlock(): number {
-    const block = this.#room.first();
-    if (block < 0) return -1;
-    const result = reserveRange(this.#fd, block * BLOCK_BYTES, BLOCK_BYTES);
-    if (result !== 0) {
-      this.lastErrno = -result;
-      return -1;
-    }
-    const state = this.#blocks[block]!;
-    const added = popCount(~(state >>> 16) & BLOCK_FULL);
-    this.#blocks[block] = state | (BLOCK_FULL << 16);
-    this.#room.remove(block);
-    this.#spare.add(block);
-    // Not the same as `added`: page 0 is reserved with its block but never spare.
-    this.#sparePages += popCount(~(state >>> 16) & ~state & BLOCK_FULL);
-    this.#gauges[ARENA_GAUGE.reservedPages]! += added;
-    return block;
+  /** Puts the block into the sets where its word and its owner say that it is. */
+  #classify(block: number): void {
+    const state = this.#states[block]!;
+    const used = state & BLOCK_FULL;
+    const hasSpare = ((state >>> 16) & ~state & BLOCK_FULL) !== 0;
+    const isRaw = this.blockMap[block] === BLOCK_RAW;
+    setMember(this.#kept, block, used === 0 && hasSpare);
+    setMember(this.#bare, block, used === 0 && !hasSpare);
+    setMember(this.#slack, block, isRaw && hasSpare);
+    setMember(this.#holey, block, isRaw && used !== BLOCK_FULL);
   }
 
   #mapSegment(first: number): void {
@@ -228,9 +327,17 @@ export class Arena {
     this.segments.push(window.i32);
   }
 
-  #count(kind: PageKind, by: number): void {
-    this.#gauges[kind === PAGE_POOL ? ARENA_GAUGE.poolPages : ARENA_GAUGE.rawPages]! += by;
+  /** Counts pages into use, or with a negative number out of it and into the spare ones. */
+  #count(gauge: number, pages: number): void {
+    this.#gauges[gauge]! += pages;
+    this.#shared[SHARED.usedPages]! += pages;
+    if (pages < 0) this.#shared[SHARED.sparePages]! -= pages;
   }
+}
+
+function setMember(tree: BitTree, member: number, isMember: boolean): void {
+  if (isMember) tree.add(member);
+  else if (tree.has(member)) tree.remove(member);
 }
 
 function popCount(bits: number): number {

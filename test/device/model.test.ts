@@ -17,7 +17,7 @@ import { BLOCK_FEATURES } from '../../src/virtio-blk/config-space.ts';
 import { Daemon, isBuilt } from '../driver/daemon.ts';
 import { LocalDevice } from '../driver/local-device.ts';
 import { makeHighRam } from '../driver/multi-queue.ts';
-import { withdrawPagesBelow } from '../models/arena-harness.ts';
+import { withdrawBlocksBelow } from '../models/arena-harness.ts';
 import { DeviceProgram, STRIPE_SLOTS } from '../models/device-program.ts';
 import { MODEL_DAEMON_ARGS, runModel } from '../models/model-run.ts';
 
@@ -27,7 +27,7 @@ const LOCAL_OPERATIONS = 12_000;
 const GIB = 2 ** 30;
 const PAGE_BYTES = 4096;
 /** Positions count words of 4 bytes: page 2^21 is where they reach 2^31. */
-const PAGE_BEYOND_2_31 = 2 ** 21;
+const BLOCK_BEYOND_2_31 = 2 ** 17;
 const FEATURES =
   BLOCK_FEATURES | VIRTIO_F_VERSION_1 | VIRTIO_RING_F_INDIRECT_DESC | VIRTIO_RING_F_EVENT_IDX;
 
@@ -59,14 +59,17 @@ describe.skipIf(!isBuilt)('the daemon, through its socket,', () => {
 function makeHighDevice(): LocalDevice {
   const local = new LocalDevice({ diskBytes: 16 * GIB, numQueues: 4 }, makeHighRam());
   const { store } = local.device;
-  const layout = storeLayout(store.slots);
+  const layout = storeLayout({ slots: store.slots });
   const { buffer } = store.mapped.table;
   const state = arenaState({ memory: { buffer } } as Parameters<typeof arenaState>[0], layout);
   // What the swap header's block has to spare goes back first: it lies low.
   for (let now = 0; store.maintain(now) >= 0; now += 400_001) {
     if (now > 1e8) throw new Error('the store never comes to rest');
   }
-  withdrawPagesBelow({ arena: store.mapped.arena, fd: store.mapped.fd, state }, PAGE_BEYOND_2_31);
+  withdrawBlocksBelow(
+    { arena: store.mapped.arena, fd: store.mapped.shared.fd, state },
+    BLOCK_BEYOND_2_31,
+  );
   return local;
 }
 
@@ -84,7 +87,7 @@ describe('a device whose table words are beyond 2^31', () => {
     const local = makeHighDevice();
     cleanUps.push(() => {
       local.close();
-      closeFd(local.device.store.mapped.fd);
+      closeFd(local.device.store.mapped.shared.fd);
     });
     local.negotiate(FEATURES);
     local.frontEnd.setMemoryTable(local.ram);

@@ -237,7 +237,7 @@ export class CheckedStore implements PageDevice<PageWindow> {
 
   constructor(slots: number) {
     this.slots = slots;
-    this.#store = new PageStore({ slots });
+    this.#store = PageStore.make({ slots });
     this.#model = Array.from({ length: slots }, () => new Uint8Array(PAGE));
   }
 

@@ -6,6 +6,9 @@ import { ARENA_GAUGE, Arena, type ArenaState, PAGES_PER_BLOCK } from '../../src/
 import { BitTree } from '../../src/xvmalloc/bit-tree.ts';
 import { Xvmalloc } from '../../src/xvmalloc/xvmalloc.ts';
 
+/** Before the blocks' words. */
+const SHARED_WORDS = 16;
+
 export interface ArenaHarness {
   readonly arena: Arena;
   readonly fd: number;
@@ -14,13 +17,13 @@ export interface ArenaHarness {
 
 export interface XvmallocHarness extends ArenaHarness {
   readonly objects: Xvmalloc;
-  /** The allocator's words: list heads, then the bitmap of lists that are not empty. */
+  /** The allocator's words: of the first shard at the beginning. */
   readonly lists: Int32Array;
 }
 
 export function emptyState(pages: number): ArenaState {
   return {
-    pageMap: new Uint8Array(pages),
+    blockMap: new Uint8Array(pages / PAGES_PER_BLOCK),
     words: new Int32Array(Arena.stateWords(pages)),
     gauges: new Float64Array(ARENA_GAUGE.COUNT),
   };
@@ -30,7 +33,9 @@ export function withArena(pages: number, use: (harness: ArenaHarness) => void): 
   const state = emptyState(pages);
   const fd = createMemoryFile('test-arena', pages * 4096);
   try {
-    use({ arena: new Arena(fd, pages, state), fd, state });
+    const arena = new Arena(fd, pages, state);
+    arena.begin();
+    use({ arena, fd, state });
   } finally {
     closeFd(fd);
   }
@@ -38,17 +43,18 @@ export function withArena(pages: number, use: (harness: ArenaHarness) => void): 
 
 export function withXvmalloc(pages: number, use: (harness: XvmallocHarness) => void): void {
   withArena(pages, (harness) => {
-    const lists = new Int32Array(Xvmalloc.STATE_WORDS);
+    const lists = new Int32Array(Xvmalloc.stateWords(harness.arena.blocks));
     use({ ...harness, lists, objects: new Xvmalloc(harness.arena, lists) });
   });
 }
 
 /**
- * Makes the arena's pages below `page` unavailable: takes their blocks out of the set of blocks
- * with room, which is the last part of its state words (block words, spare tree, room tree).
+ * Makes the arena's blocks below `block` unavailable, but for the first, whose pages are raw: takes
+ * them out of the set of bare blocks (after the shared words, the blocks' and the kept set).
  */
-export function withdrawPagesBelow(harness: ArenaHarness, page: number): void {
-  const blocks = harness.state.pageMap.length / PAGES_PER_BLOCK;
-  const room = new BitTree(harness.state.words.subarray(blocks + BitTree.wordsFor(blocks)), blocks);
-  for (let block = 0; block < page / PAGES_PER_BLOCK; block++) room.remove(block);
+export function withdrawBlocksBelow(harness: ArenaHarness, block: number): void {
+  const { blocks } = harness.arena;
+  const start = SHARED_WORDS + blocks + BitTree.wordsFor(blocks);
+  const bare = new BitTree(harness.state.words.subarray(start), blocks);
+  for (let i = 1; i < block; i++) bare.remove(i);
 }

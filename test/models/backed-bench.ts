@@ -58,7 +58,7 @@ export class BackedBench {
 
   constructor(options: BackedBenchOptions) {
     const { slots, memlimitBytes, headerSlots = 1, depth = 8, ...rest } = options;
-    this.memory = new PageStore({ incompressibleBytes: 2048, ...rest, slots, hasBacking: true });
+    this.memory = PageStore.make({ incompressibleBytes: 2048, ...rest, slots, hasBacking: true });
     this.memory.onTrouble = (what) => this.troubles.push(what);
     const window = new PageWindow(STAGING_WINDOW_BYTES);
     const place = { view: window.u8, offset: WINDOW_WORK_BYTES, count: STAGING_PAGES };

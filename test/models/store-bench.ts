@@ -21,7 +21,7 @@ export class StoreBench {
   readonly troubles: string[] = [];
 
   constructor(options: PageStoreOptions) {
-    this.store = new PageStore(options);
+    this.store = PageStore.make(options);
     this.store.onTrouble = (what) => this.troubles.push(what);
   }
 
@@ -30,7 +30,7 @@ export class StoreBench {
   }
 
   counter(name: keyof typeof COUNTER): number {
-    return this.store.mapped.counters[COUNTER[name]]!;
+    return this.store.counters[COUNTER[name]]!;
   }
 
   /** Writes from `offset` of the window; the page there must stay as it was. */

@@ -4,36 +4,65 @@ import { readSync } from 'node:fs';
 import { expect, it } from 'vitest';
 import { mapFileWindow } from '../../src/memory/memory-file.ts';
 import { isShrinkSealed } from '../../src/native/fd.ts';
-import { HEADER, HEADER_MAGIC, headerFigures, storeLayout } from '../../src/store/layout.ts';
-import { mapStore } from '../../src/store/mapped-store.ts';
-import { COUNTER } from '../../src/store/statistics.ts';
+import {
+  FIGURES_BYTES,
+  HEADER,
+  HEADER_MAGIC,
+  headerFigures,
+  storeLayout,
+} from '../../src/store/layout.ts';
+import { joinStore, makeStore } from '../../src/store/mapped-store.ts';
+import { COUNTER, sumCounter } from '../../src/store/statistics.ts';
 import { pagesHeldBy } from '../models/descriptors.ts';
 
 it('says what it is in its first bytes', () => {
-  const { fd } = mapStore(1000);
+  const { fd } = makeStore({ slots: 1000 }).shared;
   const header = Buffer.alloc(16);
   readSync(fd, header, 0, 16, 0);
-  expect(header.toString('latin1', 0, 4)).toBe('rzs1');
+  expect(header.toString('latin1', 0, 4)).toBe('rzs2');
   expect(header.readUInt32LE(HEADER.magic)).toBe(HEADER_MAGIC);
   expect(header.readUInt32LE(HEADER.slotCount)).toBe(1000);
-  expect(header.readUInt32LE(HEADER.arenaPages)).toBe(1008);
+  expect(header.readUInt32LE(HEADER.arenaPages)).toBe(2064);
 });
 
-it('shows its counters and gauges to whoever maps its first page', () => {
-  const store = mapStore(100);
-  const other = headerFigures(mapFileWindow(store.fd, 0, 4096));
-  store.counters[COUNTER.numWrites]! += 3;
-  expect(other.counters[COUNTER.numWrites]).toBe(3);
-  store.arena.allocatePage(2);
-  expect([...other.gauges]).toEqual([...store.gauges]);
-  expect([...other.gauges]).toEqual([0, 1, 16]);
+it('shows its counters and gauges to whoever maps its first pages', () => {
+  const store = makeStore({ slots: 100, threads: 3 });
+  const others = [1, 2].map((thread) => joinStore(store.shared, thread));
+  const figures = headerFigures(mapFileWindow(store.shared.fd, 0, FIGURES_BYTES));
+  [store, ...others].forEach((each, i) => {
+    each.row[COUNTER.numWrites]! += 3 + i;
+  });
+  expect(sumCounter(figures.counters, COUNTER.numWrites)).toBe(3 + 4 + 5);
+  expect(sumCounter(figures.counters, COUNTER.numReads)).toBe(0);
+  others[1]!.arena.allocatePage();
+  expect([...figures.gauges]).toEqual([0, 1, 16]);
+});
+
+it('is the same for all threads that join, with locks where there are several', () => {
+  const alone = makeStore({ slots: 100 });
+  expect(alone.slotLocks).toBeUndefined();
+  const store = makeStore({ slots: 100, hasBacking: true, threads: 2 });
+  const other = joinStore(store.shared, 1);
+  store.table[99] = 7;
+  store.checksums[5] = -1;
+  expect([other.table[99], other.checksums[5]]).toEqual([7, -1]);
+  store.slotLocks![63]!.acquire();
+  expect(other.slotLocks!.map((lock) => lock.tryAcquire())).toEqual([
+    ...Array(63).fill(true),
+    false,
+  ]);
+  const position = store.objects.allocate(1000);
+  expect(other.objects.sizeOf(position)).toBe(1000);
+  other.objects.free(position);
+  expect(store.arena.usedPages).toBe(0);
 });
 
 it('begins empty, all of it reserved, and cannot shrink', () => {
-  const store = mapStore(2 ** 22);
+  const store = makeStore({ slots: 2 ** 22 });
   expect(store.table.length).toBe(2 ** 22);
   expect(store.table.subarray(0, 5000).every((word) => word === 0)).toBe(true);
   // A first touch that finds no memory would be SIGBUS.
-  expect(pagesHeldBy(store.fd)).toBe(storeLayout(2 ** 22).bytes / 4096);
-  expect(isShrinkSealed(store.fd)).toBe(true);
+  const { bytes } = storeLayout({ slots: 2 ** 22 });
+  expect(pagesHeldBy(store.shared.fd)).toBe(bytes / 4096);
+  expect(isShrinkSealed(store.shared.fd)).toBe(true);
 });

@@ -133,7 +133,7 @@ describe('IN and OUT', () => {
   });
 
   it('the real store keeps pages of every kind, through every layout', () => {
-    const store = new PageStore({ slots: SLOTS });
+    const store = PageStore.make({ slots: SLOTS });
     const local = new LocalQueue(store, { size: 1024 });
     open.push(local);
     const random = new Random(3);

@@ -97,7 +97,7 @@ describe('DISCARD', () => {
   });
 
   it('frees the store of the pages, which then read as zeros', () => {
-    const store = new PageStore({ slots: SLOTS });
+    const store = PageStore.make({ slots: SLOTS });
     const local = new LocalQueue(store);
     open.push(local);
     const data = new Random(5).bytes(4 * 4096);
@@ -137,7 +137,7 @@ describe('WRITE_ZEROES', () => {
   });
 
   it.each([0, 1])('with flags %i the real store reads back zeros exactly there', (flags) => {
-    const store = new PageStore({ slots: SLOTS });
+    const store = PageStore.make({ slots: SLOTS });
     const local = new LocalQueue(store);
     open.push(local);
     const data = new Random(6).bytes(5 * 4096);

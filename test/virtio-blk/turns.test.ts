@@ -194,7 +194,7 @@ describe('random requests against a trivially correct model', () => {
   ] as const)(
     'seed %i, ring of %i, event index %s, indirect %s',
     (seed, size, eventIdx, mayIndirect) => {
-      const store = new PageStore({ slots: pages });
+      const store = PageStore.make({ slots: pages });
       const startIndex = 65536 - 300;
       const ram = new GuestRam(8 << 20);
       const local = new LocalQueue(store, {

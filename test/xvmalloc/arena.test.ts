@@ -9,24 +9,23 @@ import {
   ARENA_GAUGE,
   ARENA_PAGES_MAX,
   Arena,
-  PAGE_FREE,
-  PAGE_POOL,
-  PAGE_RAW,
+  BLOCK_FREE,
+  BLOCK_RAW,
 } from '../../src/xvmalloc/arena.ts';
 import {
   type ArenaHarness,
   emptyState,
   withArena,
-  withdrawPagesBelow,
+  withdrawBlocksBelow,
 } from '../models/arena-harness.ts';
 import { ArenaModel } from '../models/arena-model.ts';
 import { pagesHeldBy, withMount } from '../models/descriptors.ts';
-import { replayable } from '../models/random.ts';
+import { type Random, replayable } from '../models/random.ts';
 
 const ENOSPC = 28;
 
 function allocateMany(arena: Arena, count: number): number[] {
-  return Array.from({ length: count }, () => arena.allocatePage(PAGE_RAW));
+  return Array.from({ length: count }, () => arena.allocatePage());
 }
 
 function trimAll(arena: Arena): void {
@@ -44,45 +43,57 @@ function expectEqual({ arena, fd, state }: ArenaHarness, model: ArenaModel): voi
   }).toEqual({
     used: model.used,
     spare: model.spare().length,
-    pool: model.count(PAGE_POOL),
-    raw: model.count(PAGE_RAW),
+    pool: model.pool.size * 16,
+    raw: model.raw.size,
     reserved: model.reserved,
     held: model.reserved,
   });
 }
 
+/** One random change to both. */
+function change({ arena }: ArenaHarness, model: ArenaModel, random: Random, growing: boolean) {
+  const action = random.below(100);
+  const toGrow = growing ? 60 : 25;
+  if (action < toGrow * 0.7) {
+    const page = arena.allocatePage();
+    expect(page).toBe(model.allocatePage(arena.limitPages));
+    if (page !== 0) arena.segments[0]!.fill(page, page * 1024, (page + 1) * 1024);
+  } else if (action < toGrow) {
+    const owner = random.between(1, 16);
+    const block = arena.allocateBlock(owner);
+    expect(block).toBe(model.allocateBlock(owner, arena.limitPages));
+    if (block !== 0) arena.segments[0]!.fill(block, block * 16384, (block + 1) * 16384);
+  } else if (action < 80 && model.raw.size > 0) {
+    const page = random.pick([...model.raw]);
+    model.freePage(page);
+    arena.freePage(page);
+  } else if (action < 90 && model.pool.size > 0) {
+    const block = random.pick([...model.pool.keys()]);
+    model.freeBlock(block);
+    arena.freeBlock(block);
+  } else if (action < 96) {
+    expect(arena.trim()).toBe(model.trim());
+  } else if (action < 98) {
+    model.markTrimInterval();
+    arena.markTrimInterval();
+  } else {
+    arena.limitPages = random.rarely(2) ? 400 : random.below(400);
+  }
+}
+
 describe('random changes', () => {
   it('leave the arena equal to its model, and the file holding just the reserved pages', () => {
     replayable((random) => {
-      const pages = 160;
+      const pages = 400;
       withArena(pages, (harness) => {
-        const { arena, state } = harness;
+        const { state } = harness;
         const model = new ArenaModel(pages);
         for (let i = 0; i < 6000; i++) {
-          const isGrowing = i % 1500 < 800;
-          const action = random.below(100);
-          if (action < (isGrowing ? 60 : 25)) {
-            const kind = random.pick([PAGE_POOL, PAGE_RAW] as const);
-            const expected = model.allocate(kind, arena.limitPages);
-            const page = arena.allocatePage(kind);
-            expect(page).toBe(expected);
-            if (page !== 0) arena.segments[0]!.fill(i, page * 1024, (page + 1) * 1024);
-          } else if (action < 90 && model.used > 0) {
-            const page = random.pick([...model.kinds.keys()]);
-            model.free(page);
-            arena.freePage(page);
-            expect(arena.kindOf(page)).toBe(PAGE_FREE);
-          } else if (action < 96) {
-            expect(arena.trim()).toBe(model.trim());
-          } else if (action < 98) {
-            model.markTrimInterval();
-            arena.markTrimInterval();
-          } else {
-            arena.limitPages = random.rarely(2) ? pages : random.below(pages);
-          }
+          change(harness, model, random, i % 1500 < 800);
           expectEqual(harness, model);
-          const page = random.below(pages);
-          expect(state.pageMap[page]).toBe(model.kinds.get(page) ?? PAGE_FREE);
+          const block = random.below(pages / 16);
+          const owner = model.isRaw(block) ? BLOCK_RAW : (model.pool.get(block) ?? BLOCK_FREE);
+          expect(state.blockMap[block]).toBe(owner);
         }
       });
     });
@@ -93,7 +104,7 @@ describe('a page', () => {
   it('is every one of the arena but page 0, once, lowest first', () => {
     withArena(64, ({ arena }) => {
       expect(allocateMany(arena, 63)).toEqual(Array.from({ length: 63 }, (_, i) => i + 1));
-      expect(arena.allocatePage(PAGE_RAW)).toBe(0);
+      expect(arena.allocatePage()).toBe(0);
       expect(arena.lastErrno).toBe(0);
     });
   });
@@ -111,13 +122,41 @@ describe('a page', () => {
     });
   });
 
-  it('is freed once', () => {
-    withArena(16, ({ arena }) => {
-      const page = arena.allocatePage(PAGE_POOL);
-      expect(arena.kindOf(page)).toBe(PAGE_POOL);
+  it('is freed once, and is no block', () => {
+    withArena(64, ({ arena }) => {
+      const [page, other] = [arena.allocatePage(), arena.allocatePage()];
       arena.freePage(page);
       expect(() => arena.freePage(page)).toThrow(AssertionError);
       expect(() => arena.freePage(0)).toThrow(AssertionError);
+      expect(() => arena.freeBlock(Math.floor(other / 16))).toThrow(AssertionError);
+    });
+  });
+});
+
+describe('a block', () => {
+  it('is every one of the arena but the first, once, lowest first', () => {
+    withArena(64, ({ arena, state }) => {
+      expect([7, 8, 9, 10].map((owner) => arena.allocateBlock(owner))).toEqual([1, 2, 3, 0]);
+      expect([...state.blockMap]).toEqual([BLOCK_RAW, 7, 8, 9]);
+      expect(arena.usedPages).toBe(48);
+    });
+  });
+
+  it('is freed once, and not a page at a time', () => {
+    withArena(64, ({ arena }) => {
+      const block = arena.allocateBlock(1);
+      expect(() => arena.freePage(block * 16)).toThrow(AssertionError);
+      arena.freeBlock(block);
+      expect(() => arena.freeBlock(block)).toThrow(AssertionError);
+    });
+  });
+
+  it('of raw pages is free for the pool when the last of them is freed', () => {
+    withArena(48, ({ arena }) => {
+      const pages = allocateMany(arena, 16);
+      expect([arena.allocateBlock(1), arena.allocateBlock(1)]).toEqual([2, 0]);
+      arena.freePage(pages[15]!);
+      expect(arena.allocateBlock(1)).toBe(1);
     });
   });
 });
@@ -133,14 +172,23 @@ describe('the limit', () => {
       expect(allocateMany(arena, 3)).toEqual([6, 7, 0]);
       arena.limitPages = 2;
       arena.freePage(1);
-      expect(arena.allocatePage(PAGE_RAW)).toBe(0);
+      expect(arena.allocatePage()).toBe(0);
+    });
+  });
+
+  it('gives no block where less than a block is left', () => {
+    withArena(64, ({ arena }) => {
+      arena.limitPages = 17;
+      expect([arena.allocateBlock(1), arena.allocateBlock(1)]).toEqual([1, 0]);
+      expect(allocateMany(arena, 2)).toEqual([1, 0]);
     });
   });
 
   it('may be given at construction', () => {
     const state = emptyState(32);
     withArena(32, ({ fd }) => {
-      const arena = new Arena(fd, 32, state, 1);
+      const arena = new Arena(fd, 32, state);
+      arena.begin(1);
       expect(allocateMany(arena, 2)).toEqual([1, 0]);
     });
   });
@@ -154,7 +202,7 @@ describe('memory given back', () => {
       expect(arena.trim()).toBe(false);
       expect(pagesHeldBy(fd)).toBe(48);
       arena.markTrimInterval();
-      expect(arena.trim()).toBe(false);
+      trimAll(arena);
       // Page 0 stays reserved with its block: it is nobody's to give back.
       expect([pagesHeldBy(fd), arena.sparePages]).toEqual([1, 0]);
     });
@@ -178,7 +226,7 @@ describe('memory given back', () => {
       arena.segments[0]!.fill(7, 40 * 1024, 41 * 1024);
       for (const page of pages) if (page !== 40) arena.freePage(page);
       arena.markTrimInterval();
-      expect(arena.trim()).toBe(false);
+      trimAll(arena);
       expect([pagesHeldBy(fd), state.gauges[ARENA_GAUGE.reservedPages]]).toEqual([2, 2]);
       expect(arena.segments[0]!.subarray(40 * 1024, 41 * 1024).every((word) => word === 7)).toBe(
         true,
@@ -187,22 +235,31 @@ describe('memory given back', () => {
     });
   });
 
-  it('is given back at once above 1024 spare pages, in steps, down to at most that', () => {
-    withArena(4096, ({ arena, fd }) => {
-      // Whole blocks, so that nothing but what is freed is spare.
+  it('is given back a block a step', () => {
+    withArena(256, ({ arena, fd }) => {
+      for (const page of allocateMany(arena, 255)) arena.freePage(page);
+      arena.markTrimInterval();
+      for (let left = 240; left > 0; left -= 16) {
+        expect(arena.trim()).toBe(true);
+        expect(pagesHeldBy(fd)).toBe(left);
+      }
+      expect(arena.trim()).toBe(false);
+    });
+  });
+
+  it('goes at once, with the page or block that is freed, above 1024 spare pages', () => {
+    withArena(8192, ({ arena, fd }) => {
       const pages = allocateMany(arena, 3007);
+      const blocks = Array.from({ length: 100 }, () => arena.allocateBlock(1));
       for (const page of pages.slice(0, 1024)) arena.freePage(page);
-      expect(arena.isOverfull).toBe(false);
-      arena.freePage(pages[1024]!);
-      expect(arena.isOverfull).toBe(true);
-      for (const page of pages.slice(1025)) arena.freePage(page);
-      const before = pagesHeldBy(fd);
-      expect(arena.trim()).toBe(true);
-      expect(pagesHeldBy(fd)).toBe(before - 16 * 16);
-      trimAll(arena);
-      expect(arena.isOverfull).toBe(false);
+      expect(arena.sparePages).toBe(1024);
+      for (const page of pages.slice(1024)) arena.freePage(page);
+      for (const block of blocks) {
+        arena.freeBlock(block);
+        expect(arena.sparePages).toBeLessThanOrEqual(1024);
+        expect(pagesHeldBy(fd)).toBe(arena.usedPages + arena.sparePages + 1);
+      }
       expect(arena.sparePages).toBeGreaterThan(1024 - 16);
-      expect(arena.sparePages).toBeLessThanOrEqual(1024);
     });
   });
 });
@@ -214,8 +271,9 @@ it('has no memory, and no SIGBUS, when the file system is full', (context) => {
     truncateSync(path, 256 * 4096);
     const fd = openSync(path, 'r+');
     const arena = new Arena(fd, 256, emptyState(256));
+    arena.begin();
     const pages: number[] = [];
-    for (let page = arena.allocatePage(PAGE_RAW); page !== 0; page = arena.allocatePage(PAGE_RAW)) {
+    for (let page = arena.allocatePage(); page !== 0; page = arena.allocatePage()) {
       arena.segments[0]!.fill(page, page * 1024, (page + 1) * 1024);
       pages.push(page);
     }
@@ -223,8 +281,8 @@ it('has no memory, and no SIGBUS, when the file system is full', (context) => {
     expect([pages.length, arena.lastErrno]).toEqual([63, ENOSPC]);
     for (const page of pages) expect(arena.segments[0]![page * 1024 + 1023]).toBe(page);
     arena.freePage(pages[0]!);
-    expect(arena.allocatePage(PAGE_POOL)).toBe(pages[0]);
-    expect(arena.allocatePage(PAGE_POOL)).toBe(0);
+    expect(arena.allocatePage()).toBe(pages[0]);
+    expect([arena.allocatePage(), arena.allocateBlock(1)]).toEqual([0, 0]);
     closeFd(fd);
   });
   if (!ran) context.skip();
@@ -233,28 +291,26 @@ it('has no memory, and no SIGBUS, when the file system is full', (context) => {
 describe('the largest arena', () => {
   it('maps one segment a GiB, all at the start', () => {
     withArena(ARENA_PAGES_MAX, (harness) => {
-      const { arena } = harness;
-      arena.allocatePage(PAGE_RAW);
+      const { arena, state } = harness;
+      arena.freePage(arena.allocatePage());
       expect(arena.segments.length).toBe(16);
-      arena.freePage(1);
       arena.markTrimInterval();
       trimAll(arena);
-      withdrawPagesBelow(harness, 2 ** 19);
-      const page = arena.allocatePage(PAGE_RAW);
-      expect(page).toBe(2 ** 19);
+      withdrawBlocksBelow(harness, 2 ** 15);
+      const block = arena.allocateBlock(1);
+      expect(block).toBe(2 ** 15);
       arena.segments[2]![0] = 42;
       expect(pagesHeldBy(harness.fd)).toBe(17);
-      arena.freePage(page);
-      expect(arena.kindOf(page)).toBe(PAGE_FREE);
+      arena.freeBlock(block);
+      expect(state.blockMap[block]).toBe(BLOCK_FREE);
     });
   });
 
   it('ends at its last page', () => {
     withArena(ARENA_PAGES_MAX, (harness) => {
-      withdrawPagesBelow(harness, ARENA_PAGES_MAX - 16);
-      const pages = allocateMany(harness.arena, 17);
-      expect(pages[15]).toBe(ARENA_PAGES_MAX - 1);
-      expect(pages[16]).toBe(0);
+      const last = ARENA_PAGES_MAX / 16 - 1;
+      withdrawBlocksBelow(harness, last);
+      expect([harness.arena.allocateBlock(1), harness.arena.allocateBlock(1)]).toEqual([last, 0]);
       harness.arena.segments[15]!.fill(-1, (2 ** 18 - 1) * 1024);
       expect(harness.arena.segments).toHaveLength(16);
     });
@@ -263,5 +319,20 @@ describe('the largest arena', () => {
   it('is not exceeded, and is whole blocks', () => {
     expect(() => new Arena(0, ARENA_PAGES_MAX + 16, emptyState(16))).toThrow(AssertionError);
     expect(() => new Arena(0, 24, emptyState(32))).toThrow(AssertionError);
+  });
+});
+
+describe('several threads', () => {
+  it('see one arena, each through an object of its own', () => {
+    withArena(64, ({ arena, fd, state }) => {
+      const other = new Arena(fd, 64, state, true);
+      const page = arena.allocatePage();
+      other.segments[0]![page * 1024] = 7;
+      expect(arena.segments[0]![page * 1024]).toBe(7);
+      expect([other.allocatePage(), other.allocateBlock(2)]).toEqual([2, 1]);
+      arena.freeBlock(1);
+      arena.limitPages = 3;
+      expect([other.usedPages, other.sparePages, other.limitPages]).toEqual([2, 29, 3]);
+    });
   });
 });

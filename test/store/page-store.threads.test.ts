@@ -1,0 +1,84 @@
+/**
+ * Several threads at one store, at a few slots: each slot behaves like a register, no page is torn
+ * or another slot's, and when all is freed nothing is left and nothing was miscounted.
+ */
+
+import { Worker } from 'node:worker_threads';
+import { describe, expect, it } from 'vitest';
+import { readStatistics } from '../../src/store/statistics.ts';
+import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
+import { SEED } from '../models/random.ts';
+import { impossibleReads, type Timed } from '../models/register.ts';
+import { StoreBench } from '../models/store-bench.ts';
+import { EMPTY, KIND, LOG_WORDS, type ThreadOrders } from '../models/store-thread.ts';
+
+/** A worker cannot begin with TypeScript. */
+const START = `
+  import('tsx/esm/api').then(({ register }) => {
+    register();
+    return import(${JSON.stringify(new URL('../models/store-thread.ts', import.meta.url).href)});
+  });
+`;
+
+async function runThread(orders: ThreadOrders): Promise<void> {
+  const worker = new Worker(START, { eval: true, workerData: orders });
+  return new Promise((resolve, reject) => {
+    worker.once('message', () => resolve());
+    worker.once('error', reject);
+  });
+}
+
+describe('several threads', () => {
+  it.each([
+    [2, 8, 60_000],
+    [4, 40, 30_000],
+  ])('%i of them at %i slots, %i operations each', async (threads, slots, operations) => {
+    const bench = new StoreBench({ slots, threads });
+    const clock = new SharedArrayBuffer(8);
+    const logs = Array.from(
+      { length: threads },
+      () => new SharedArrayBuffer(operations * LOG_WORDS * 4),
+    );
+    await Promise.all(
+      logs.map((log, thread) =>
+        runThread({
+          ...{ share: bench.store.share, thread, slots, operations, clock, log },
+          seed: SEED,
+        }),
+      ),
+    );
+    const writes = Array.from({ length: slots }, (): Timed[] => []);
+    const reads = Array.from({ length: slots }, (): Timed[] => []);
+    for (const log of logs) {
+      const words = new Int32Array(log);
+      for (let at = 0; at < words.length; at += LOG_WORDS) {
+        const [kind, slot, version, start, end] = words.subarray(at, at + LOG_WORDS);
+        const side = kind === KIND.read ? reads : writes;
+        side[slot!]!.push({ version: version!, start: start!, end: end! });
+      }
+    }
+    const first = { version: EMPTY, start: -1, end: -1 };
+    let racing = 0;
+    for (let slot = 0; slot < slots; slot++) {
+      expect(impossibleReads(writes[slot]!, reads[slot]!, first)).toEqual([]);
+      const beside = (read: Timed) =>
+        writes[slot]!.some((write) => write.start < read.end && write.end > read.start);
+      racing += reads[slot]!.slice(0, 200).filter(beside).length;
+    }
+    expect(racing).toBeGreaterThan(0);
+
+    for (let slot = 0; slot < slots; slot++) bench.store.freePage(slot);
+    const statistics = readStatistics({ backingSwapName: null }, bench.store.mapped);
+    const kinds = logs.flatMap((log) => {
+      const words = new Int32Array(log);
+      return Array.from({ length: operations }, (_, i) => words[i * LOG_WORDS]!);
+    });
+    expect(statistics).toMatchObject({
+      num_writes: kinds.filter((kind) => kind === KIND.write).length,
+      num_reads: kinds.filter((kind) => kind === KIND.read).length,
+      ...{ pages_stored: 0, compr_data_size: 0, pages_zero: 0, pages_same: 0, pages_used: 0 },
+      ...{ failed_reads: 0, failed_writes: 0 },
+    });
+    expect(bench.gauge(ARENA_GAUGE.poolPages) + bench.gauge(ARENA_GAUGE.rawPages)).toBe(0);
+  });
+});

@@ -34,11 +34,11 @@ const REST_MICROS = 400_000;
 const CHANGES_MIN = 256;
 
 /** Of a step, some 20 to 50 µs each: blocks looked at, slots looked at, objects moved. */
-const BLOCKS_PER_STEP = 8192;
-const SLOTS_PER_STEP = 8192;
-const MOVES_PER_STEP = 24;
+const BLOCKS_PER_STEP = 2048;
+const SLOTS_PER_STEP = 2048;
+const MOVES_PER_STEP = 4;
 /** Evacuating walks a block's chunks: 25 µs with objects of the smallest size. */
-const MARKS_PER_STEP = 4;
+const MARKS_PER_STEP = 2;
 
 /** Blocks are told apart by how full they are, in so many steps. */
 const GRADE_SHIFT = 8;

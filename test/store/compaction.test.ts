@@ -102,10 +102,9 @@ it('moves few objects in a step, looks at few slots, and comes to an end', () =>
       const after = table.slice();
       most = Math.max(most, after.filter((word, slot) => word !== before[slot]).length);
       before = after;
-      expect(steps).toBeLessThan(5000);
+      expect(steps).toBeLessThan(20_000);
     }
-    expect(most).toBeGreaterThan(10);
-    expect(most).toBeLessThanOrEqual(24);
+    expect(most).toBe(4);
   });
 });
 

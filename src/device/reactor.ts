@@ -167,7 +167,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
       for (let i = 0; i < LOOKS_PER_CLOCK && !found; i++) found = this.#hasWork();
       elapsed = (monotonicMicros() - start) | 0;
     }
-    this.#policy.polled(elapsed);
+    this.#policy.polled(elapsed, found);
     return found;
   }
 

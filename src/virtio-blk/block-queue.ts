@@ -42,8 +42,13 @@ import {
   VIRTIO_BLK_T_WRITE_ZEROES,
 } from './protocol.ts';
 
-/** Completions are shown to the driver in batches: reads gain 5–18%, latency nothing. */
-const PUBLISH_BATCH = 4;
+/**
+ * Completions are shown to the driver in batches, of half of what waits in the ring: a driver that
+ * has many requests in flight is woken twice a round, and goes on while the other half is done.
+ * Batches of one cost reads 5–18%; at depth 32, 16 against 4 halves the wake-ups twice.
+ */
+const PUBLISH_BATCH_MIN = 4;
+const PUBLISH_BATCH_MAX = 16;
 /** A request that moves no page costs about as much as one page. */
 const REQUEST_PAGES = 1;
 /** Freeing a page costs a fraction of compressing one. */
@@ -66,6 +71,8 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   readonly #order: CompletionOrder<W>;
   /** Used elements pushed and not yet shown to the driver. */
   #unpublished = 0;
+  /** How many there may be before they are. */
+  #batch = PUBLISH_BATCH_MIN;
   /** The chain popped last, and where its execution has come to. */
   #chain = new DescriptorChain(INDIRECT_ENTRIES_MAX);
   readonly #cursor: ChainCursor<W>;
@@ -169,6 +176,8 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
    */
   serve(budget: number): number {
     let left = budget;
+    const wanted = this.ring.available >> 1;
+    this.#batch = Math.max(PUBLISH_BATCH_MIN, Math.min(wanted, PUBLISH_BATCH_MAX));
     while (left > 0) {
       if (this.#request === undefined) {
         if (!this.#mayHold) break;
@@ -179,7 +188,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
       }
       left = this.#run(left);
       if (this.#request !== undefined) break;
-      if (this.#unpublished >= PUBLISH_BATCH) this.#publish();
+      if (this.#unpublished >= this.#batch) this.#publish();
     }
     this.#publish();
     return left;
@@ -213,7 +222,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
       this.#heldSegments -= request.chain.count;
       this.#complete(request);
       // The driver need not wait for the rest of what has ended meanwhile.
-      if (this.#unpublished >= PUBLISH_BATCH) this.#publish();
+      if (this.#unpublished >= this.#batch) this.#publish();
     }
   }
 

@@ -135,13 +135,17 @@ export class Virtqueue<W extends Window = Window> {
     return this.#availIdx() !== this.#lastAvail;
   }
 
+  /** HOT PATH: no allocation. How many; a broken driver may claim any number below 2^16. */
+  get available(): number {
+    return (this.#availIdx() - this.#lastAvail) & 0xffff;
+  }
+
   /**
    * HOT PATH: no allocation, no BigInt, no closures, no await.
    * Takes the next available chain into `chain`: POP_CHAIN, POP_EMPTY or POP_BROKEN.
    */
   pop(chain: DescriptorChain): number {
-    const avail = this.#availIdx();
-    const waiting = (avail - this.#lastAvail) & 0xffff;
+    const waiting = this.available;
     if (waiting === 0) return POP_EMPTY;
     if (waiting > this.#size) {
       return this.#break(`avail.idx: expected at most ${this.#size} new chains, got ${waiting}`);

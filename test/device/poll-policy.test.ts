@@ -43,14 +43,24 @@ describe('PollPolicy', () => {
 
   it('stops for the rest of the period when a fifth of it was polled away', () => {
     const policy = grown();
-    policy.polled(PERIOD / 5);
+    policy.polled(PERIOD / 5, false);
     expect(policy.pollMicros).toBe(64);
-    policy.polled(1);
+    policy.polled(1, false);
     expect(policy.pollMicros).toBe(0);
     policy.renew(PERIOD, 0);
     expect(policy.pollMicros).toBe(64);
-    policy.polled(PERIOD / 5);
+    policy.polled(PERIOD / 5, false);
     expect(policy.pollMicros, 'the account begins anew').toBe(64);
+  });
+
+  it('takes polling that found something soon for no cost, and longer ones for the rest', () => {
+    const policy = grown();
+    for (let i = 0; i < 2000; i++) policy.polled(10, true);
+    expect(policy.pollMicros).toBe(64);
+    for (let i = 0; i < 80; i++) policy.polled(60, true);
+    expect(policy.pollMicros).toBe(64);
+    policy.polled(11, true);
+    expect(policy.pollMicros).toBe(0);
   });
 
   it('stops for a period when the thread was preempted more than four times', () => {

@@ -140,8 +140,23 @@ describe('serving in turns', () => {
     local.driver.flush();
     local.serveAll();
     expect(local.driver.complete().map(({ ticket }) => ticket.number)).toEqual(tickets);
-    expect(local.notifications).toBeGreaterThan(0);
-    expect(local.notifications).toBeLessThanOrEqual(8);
+    expect(local.notifications).toBe(2);
+  });
+
+  it.each([
+    // A batch is half of what waits, four at least and sixteen at most; the rest comes at the end.
+    [1, 1],
+    [6, 2],
+    [12, 2],
+    [31, 3],
+    [60, 4],
+  ])('of %i requests that wait, it interrupts %i times', (count, notifications) => {
+    const { local } = setUp({ eventIdx: false, size: 256 });
+    for (let i = 0; i < count; i++) local.driver.submit(read(i, 1));
+    local.driver.flush();
+    local.queue.serve(10_000);
+    expect(local.driver.complete()).toHaveLength(count);
+    expect(local.notifications).toBe(notifications);
   });
 
   it('completions before a broken chain still reach the driver, with an interrupt', () => {

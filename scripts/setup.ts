@@ -85,7 +85,7 @@ const PROFILES = {
   demo: AMD64_GUEST,
   check: [...JUDGES, 'xxhsum', ...DISKS, 'qemu-storage-daemon', 'file'],
   test: [...ALL_GUESTS, ...DISKS, 'qemu-img'],
-  bench: ['gcc', ...JUDGES, 'fio', 'mkswap'],
+  bench: ['gcc', ...JUDGES, 'fio', 'mkswap', 'qemu-storage-daemon'],
   'bench-guest': [...AMD64_GUEST, 'qemu-storage-daemon'],
 } as const satisfies Record<string, readonly ToolName[]>;
 
@@ -133,7 +133,7 @@ function program(name: string, debianPackage: string): Tool {
 }
 
 /** Looks in the sbin folders too: an ordinary user's PATH leaves them out. */
-function findProgram(name: string): boolean {
+export function findProgram(name: string): boolean {
   const folders = [...(env.PATH ?? '').split(':'), '/usr/sbin', '/sbin'];
   return folders.some((folder) => folder !== '' && isExecutable(join(folder, name)));
 }

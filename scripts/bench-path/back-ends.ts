@@ -1,0 +1,116 @@
+/**
+ * What is measured: our daemon, and qemu-storage-daemon over a file in memory and over the host's
+ * zram. Each is started fresh, with an empty disk, and ended before the next one begins.
+ */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { execa } from 'execa';
+import { GuestDaemon, socketAppears } from '../../guest/daemon.ts';
+import { findProgram } from '../setup.ts';
+import { resetZram, setUpZram, ZRAM_DEVICE, zramMissing } from './zram.ts';
+
+/** A tmpfs on every Linux; in many containers too small, which is said. */
+const TMPFS = '/dev/shm';
+
+export interface RunningBackEnd {
+  readonly socketPath: string;
+  readonly pid: number;
+  stop(): Promise<void>;
+}
+
+export interface BackEnd {
+  readonly name: BackEndName;
+  readonly text: string;
+  /** Why it cannot be measured here; undefined: it can. */
+  missing(): string | undefined;
+  start(diskBytes: number): Promise<RunningBackEnd>;
+}
+
+export type BackEndName = 'ours' | 'a' | 'b-native' | 'b-io_uring';
+
+async function startOurs(diskBytes: number): Promise<RunningBackEnd> {
+  const daemon = await GuestDaemon.start('--disksize', `${diskBytes}`, '--log-level', 'error');
+  return {
+    socketPath: daemon.socketPath,
+    pid: daemon.pid,
+    stop: async () => void (await daemon.stop()),
+  };
+}
+
+function storageDaemonMissing(): string | undefined {
+  return findProgram('qemu-storage-daemon') ? undefined : 'no qemu-storage-daemon on this host';
+}
+
+/** qemu-storage-daemon's export of a block device as QEMU describes one, in a thread of its own. */
+async function startStorageDaemon(blockdev: string, folder: string): Promise<RunningBackEnd> {
+  const socketPath = join(folder, 'qsd.sock');
+  const exported = [
+    'type=vhost-user-blk,id=e0,node-name=f0,writable=on,iothread=io0,logical-block-size=4096',
+    `addr.type=unix,addr.path=${socketPath}`,
+  ];
+  const daemon = execa(
+    'qemu-storage-daemon',
+    [
+      ...['--blockdev', `node-name=f0,cache.direct=on,discard=unmap,${blockdev}`],
+      ...['--object', 'iothread,id=io0', '--export', exported.join(',')],
+    ],
+    { reject: false, stdio: ['ignore', 'ignore', 'pipe'] },
+  );
+  const stop = async () => {
+    daemon.kill('SIGTERM');
+    await daemon;
+  };
+  if (await socketAppears(socketPath, daemon)) return { socketPath, pid: daemon.pid!, stop };
+  await stop();
+  throw new Error(`qemu-storage-daemon did not start:\n${(await daemon).stderr}`);
+}
+
+/** aio=native: of the four ways to a file in tmpfs, the fastest in every row. */
+async function startFile(diskBytes: number): Promise<RunningBackEnd> {
+  const folder = mkdtempSync(join(TMPFS, 'bench-path-'));
+  const remove = () => rmSync(folder, { recursive: true, force: true });
+  try {
+    const file = join(folder, 'disk');
+    // Written out: the first write to a hole would cost an allocation as well.
+    writeFileSync(file, Buffer.alloc(diskBytes, 0x5a));
+    const daemon = await startStorageDaemon(`driver=file,filename=${file},aio=native`, folder);
+    return { ...daemon, stop: () => daemon.stop().finally(remove) };
+  } catch (error) {
+    remove();
+    throw error;
+  }
+}
+
+async function startZram(diskBytes: number, aio: string): Promise<RunningBackEnd> {
+  setUpZram(diskBytes);
+  const folder = mkdtempSync(join(TMPFS, 'bench-path-'));
+  const remove = () => {
+    rmSync(folder, { recursive: true, force: true });
+    resetZram();
+  };
+  try {
+    const blockdev = `driver=host_device,filename=${ZRAM_DEVICE},aio=${aio}`;
+    const daemon = await startStorageDaemon(blockdev, folder);
+    return { ...daemon, stop: () => daemon.stop().finally(remove) };
+  } catch (error) {
+    remove();
+    throw error;
+  }
+}
+
+const zram = (aio: 'native' | 'io_uring'): BackEnd => ({
+  name: `b-${aio}`,
+  text: `qemu-storage-daemon, zram, ${aio}`,
+  missing: () => storageDaemonMissing() ?? zramMissing(),
+  start: (diskBytes) => startZram(diskBytes, aio),
+});
+
+export const BACK_ENDS: readonly BackEnd[] = [
+  { name: 'ours', text: 'ramzswap', missing: () => undefined, start: startOurs },
+  {
+    ...{ name: 'a', text: 'qemu-storage-daemon, tmpfs', missing: storageDaemonMissing },
+    start: startFile,
+  },
+  zram('native'),
+  zram('io_uring'),
+];

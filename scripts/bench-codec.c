@@ -1,7 +1,7 @@
 /*
- * The liblzo2 side of scripts/bench-codec.ts: compresses and decompresses a file of 4096-byte pages
- * in slices, on command, so that its slices alternate with ours on the same moment of the machine.
- * Not a program for people; bench-codec.ts compiles and drives it.
+ * liblzo2 for scripts/liblzo2.ts, which compiles and drives this: compresses and decompresses a
+ * file of 4096-byte pages in slices, on command, so that its slices alternate with others' on the
+ * same moment of the machine. Not a program for people.
  *
  * Arguments: the corpus file. One command a line on stdin, one answer a line on stdout:
  *   size       compressed bytes of the whole corpus

@@ -2,16 +2,16 @@
  * Times the codec beside liblzo2 on real anonymous pages: `npx tsx scripts/bench-codec.ts [PAGES]`.
  *
  * Shared machines are noisy, so only ratios mean anything: the two sides take turns, slice by
- * slice, and medians are compared. liblzo2 runs in a small C program (bench-codec.c, compiled into
- * .cache/), so that no cost of calling it from here flatters us. A measuring tool, not a test.
+ * slice, and medians are compared. liblzo2 runs in a process of its own (liblzo2.ts). A measuring tool,
+ * not a test.
  */
-import { spawn, spawnSync } from 'node:child_process';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { createInterface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
 import Table from 'cli-table3';
 import { LZO1X_DICT_BYTES, Lzo1x, lzo1xWorstCase } from '../src/lzo-wasm/lzo1x.ts';
 import { collectAnonymousPages } from './corpus.ts';
+import { CACHE_DIR } from './fetch.ts';
+import { type CodecSide, openLiblzo2 } from './liblzo2.ts';
 
 const PAGE_BYTES = 4096;
 const WASM_PAGE_BYTES = 65536;
@@ -19,18 +19,7 @@ const SLICES = 15;
 /** Slices whose times do not count: the engine is still compiling. */
 const WARM_UP_SLICES = 3;
 
-const source = fileURLToPath(new URL('./bench-codec.c', import.meta.url));
-const cache = fileURLToPath(new URL('../.cache/', import.meta.url));
-const binary = `${cache}bench-codec`;
-
-interface Side {
-  compressedBytes: number;
-  /** Compresses ('c') or decompresses ('d') the corpus once; nanoseconds. */
-  run(operation: 'c' | 'd'): Promise<number>;
-  close(): void;
-}
-
-function openOurs(corpus: Buffer): Side {
+function openOurs(corpus: Buffer): CodecSide {
   const count = corpus.length / PAGE_BYTES;
   const room = lzo1xWorstCase(PAGE_BYTES);
   const out = LZO1X_DICT_BYTES;
@@ -72,34 +61,12 @@ function openOurs(corpus: Buffer): Side {
   };
 }
 
-async function openLiblzo2(corpusFile: string): Promise<Side> {
-  const gcc = spawnSync('gcc', ['-O2', source, '-o', binary, '-llzo2'], { encoding: 'utf8' });
-  if (gcc.status !== 0) {
-    throw new Error(
-      `cannot build the liblzo2 side: apt-get install gcc libc6-dev liblzo2-dev\n${gcc.stderr ?? ''}`,
-    );
-  }
-  const child = spawn(binary, [corpusFile], { stdio: ['pipe', 'pipe', 'inherit'] });
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  const ask = async (command: string) => {
-    child.stdin.write(`${command}\n`);
-    const answer = await lines.next();
-    if (answer.done) throw new Error('bench-codec ended early');
-    return Number(answer.value);
-  };
-  return {
-    compressedBytes: await ask('size'),
-    run: (operation) => ask(`${operation} 1`),
-    close: () => child.stdin.end(),
-  };
-}
-
 function median(values: number[]): number {
   return values.toSorted((a, b) => a - b)[values.length >> 1]!;
 }
 
 async function compare(name: string, corpus: Buffer, table: Table.Table): Promise<void> {
-  const corpusFile = `${cache}bench-codec.pages`;
+  const corpusFile = join(CACHE_DIR, 'bench-codec.pages');
   writeFileSync(corpusFile, corpus);
   const ours = openOurs(corpus);
   const theirs = await openLiblzo2(corpusFile);
@@ -125,7 +92,7 @@ async function compare(name: string, corpus: Buffer, table: Table.Table): Promis
 
 async function main(): Promise<void> {
   const pages = Number(process.argv[2] ?? 8192);
-  mkdirSync(cache, { recursive: true });
+  mkdirSync(CACHE_DIR, { recursive: true });
   const table = new Table({
     head: [
       ...['corpus', 'pages', 'compress µs/page', 'liblzo2', 'time ratio'],

@@ -7,6 +7,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Argument, Command, Option } from 'commander';
+import { barsSvg, linesSvg } from '../charts.ts';
 import { CACHE_DIR } from '../fetch.ts';
 import {
   DOCUMENTS,
@@ -20,7 +21,6 @@ import {
   type StaleResult,
   type StaleSample,
 } from './measures.ts';
-import { barsSvg, linesSvg } from './plots.ts';
 import { NO_SWAP, SWAPS, type SwapKind } from './swaps.ts';
 
 const PLOTS = fileURLToPath(new URL('./plots', import.meta.url));

@@ -18,6 +18,19 @@ export interface Lines {
   readonly series: readonly { readonly name: string; readonly points: readonly number[] }[];
 }
 
+export interface GroupedBars {
+  readonly title: string;
+  readonly unit: string;
+  readonly scale: 'linear' | 'log';
+  /** From left to right; each has a bar of every series. */
+  readonly groups: readonly string[];
+  readonly series: readonly {
+    readonly name: string;
+    /** By group; undefined: no bar. */
+    readonly values: readonly (number | undefined)[];
+  }[];
+}
+
 export function barsSvg({ title, unit, rows }: Bars): string {
   const shown = [...rows].reverse();
   return render({
@@ -47,6 +60,19 @@ export function linesSvg({ title, xName, yName, series }: Lines): string {
     },
     yAxis: { type: 'value', name: yName, min: 0 },
     series: series.map(({ name, points }) => ({ type: 'line', name, data: [...points] })),
+  });
+}
+
+export function groupedBarsSvg({ title, unit, scale, groups, series }: GroupedBars): string {
+  return render({
+    title: { text: title, textStyle: { fontSize: 14 } },
+    legend: { top: 28 },
+    grid: { left: 80, right: 30, top: 60, bottom: 90 },
+    xAxis: { type: 'category', data: [...groups], axisLabel: { rotate: 40, interval: 0 } },
+    yAxis: { type: scale === 'log' ? 'log' : 'value', name: unit },
+    series: series.map(({ name, values }) => ({
+      ...{ type: 'bar', name, data: values.map((value) => value ?? '-') },
+    })),
   });
 }
 

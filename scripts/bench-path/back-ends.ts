@@ -65,15 +65,25 @@ async function startStorageDaemon(blockdev: string, folder: string): Promise<Run
   throw new Error(`qemu-storage-daemon did not start:\n${(await daemon).stderr}`);
 }
 
-/** aio=native: of the four ways to a file in tmpfs, the fastest in every row. */
-async function startFile(diskBytes: number): Promise<RunningBackEnd> {
+/** Undoes something once: when it is called, or else when this process exits. */
+function owed(undo: () => void): () => void {
+  const once = () => {
+    process.off('exit', once);
+    undo();
+  };
+  process.once('exit', once);
+  return once;
+}
+
+/** A storage daemon with a folder of its own; `undo` is for what lies outside of it. */
+async function serve(blockdevIn: (folder: string) => string, undo = () => {}) {
   const folder = mkdtempSync(join(TMPFS, 'bench-path-'));
-  const remove = () => rmSync(folder, { recursive: true, force: true });
+  const remove = owed(() => {
+    rmSync(folder, { recursive: true, force: true });
+    undo();
+  });
   try {
-    const file = join(folder, 'disk');
-    // Written out: the first write to a hole would cost an allocation as well.
-    writeFileSync(file, Buffer.alloc(diskBytes, 0x5a));
-    const daemon = await startStorageDaemon(`driver=file,filename=${file},aio=native`, folder);
+    const daemon = await startStorageDaemon(blockdevIn(folder), folder);
     return { ...daemon, stop: () => daemon.stop().finally(remove) };
   } catch (error) {
     remove();
@@ -81,21 +91,19 @@ async function startFile(diskBytes: number): Promise<RunningBackEnd> {
   }
 }
 
-async function startZram(diskBytes: number, aio: string): Promise<RunningBackEnd> {
+/** aio=native: of the four ways to a file in tmpfs, the fastest in every row. */
+function startFile(diskBytes: number): Promise<RunningBackEnd> {
+  return serve((folder) => {
+    const file = join(folder, 'disk');
+    // Written out: the first write to a hole would cost an allocation as well.
+    writeFileSync(file, Buffer.alloc(diskBytes, 0x5a));
+    return `driver=file,filename=${file},aio=native`;
+  });
+}
+
+function startZram(diskBytes: number, aio: string): Promise<RunningBackEnd> {
   setUpZram(diskBytes);
-  const folder = mkdtempSync(join(TMPFS, 'bench-path-'));
-  const remove = () => {
-    rmSync(folder, { recursive: true, force: true });
-    resetZram();
-  };
-  try {
-    const blockdev = `driver=host_device,filename=${ZRAM_DEVICE},aio=${aio}`;
-    const daemon = await startStorageDaemon(blockdev, folder);
-    return { ...daemon, stop: () => daemon.stop().finally(remove) };
-  } catch (error) {
-    remove();
-    throw error;
-  }
+  return serve(() => `driver=host_device,filename=${ZRAM_DEVICE},aio=${aio}`, resetZram);
 }
 
 const zram = (aio: 'native' | 'io_uring'): BackEnd => ({

@@ -28,7 +28,6 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -37,11 +36,12 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "latency.h"
+#include "vhost-user.h"
 
 enum {
   PAGE = 4096,
@@ -65,15 +65,6 @@ enum {
 static const uint64_t GUEST_BASE = 1ull << 32;
 static const uint32_t NOT_WRITTEN = UINT32_MAX;
 
-static void fail(const char *format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  fputs("bench-path client: ", stderr);
-  vfprintf(stderr, format, arguments);
-  fputc('\n', stderr);
-  exit(1);
-}
-
 static void on_alarm(int signal) {
   (void)signal;
   static const char text[] = "bench-path client: the back end does not answer\n";
@@ -96,161 +87,6 @@ static uint32_t random_below(uint32_t limit) {
   random_state ^= random_state >> 27;
   uint64_t high = (random_state * 0x2545f4914f6cdd1d) >> 32;
   return (uint32_t)((high * limit) >> 32);
-}
-
-/* ── Latencies ──────────────────────────────────────────────────────────────────────────────── */
-
-/* Buckets of a 128th of their power of two: 0.8% wide at most, up to 2^40 ns. */
-enum { SUB_BITS = 7, BUCKETS = (40 - SUB_BITS + 2) << SUB_BITS };
-static uint32_t latency[BUCKETS];
-static uint64_t latency_max;
-
-static unsigned bucket_of(uint64_t ns) {
-  if (ns < 1u << SUB_BITS) return (unsigned)ns;
-  unsigned shift = 63 - (unsigned)__builtin_clzll(ns) - SUB_BITS;
-  unsigned bucket = ((shift + 1) << SUB_BITS) + (unsigned)((ns >> shift) & ((1u << SUB_BITS) - 1));
-  return bucket < BUCKETS ? bucket : BUCKETS - 1;
-}
-
-/* The middle of a bucket. */
-static uint64_t bucket_ns(unsigned bucket) {
-  if (bucket < 1u << SUB_BITS) return bucket;
-  unsigned shift = (bucket >> SUB_BITS) - 1;
-  uint64_t low = ((uint64_t)(bucket & ((1u << SUB_BITS) - 1)) | 1u << SUB_BITS) << shift;
-  return low + ((1ull << shift) >> 1);
-}
-
-static void note_latency(uint64_t ns) {
-  latency[bucket_of(ns)]++;
-  if (ns > latency_max) latency_max = ns;
-}
-
-/* The latency that `part` of `count` requests did not exceed. */
-static uint64_t percentile(uint64_t count, double part) {
-  uint64_t wanted = (uint64_t)((double)count * part + 0.999999), seen = 0;
-  for (unsigned i = 0; i < BUCKETS; i++) {
-    seen += latency[i];
-    if (seen >= wanted && seen > 0) return bucket_ns(i) < latency_max ? bucket_ns(i) : latency_max;
-  }
-  return latency_max;
-}
-
-/* ── vhost-user ─────────────────────────────────────────────────────────────────────────────── */
-
-enum {
-  GET_FEATURES = 1,
-  SET_FEATURES = 2,
-  SET_OWNER = 3,
-  SET_MEM_TABLE = 5,
-  SET_VRING_NUM = 8,
-  SET_VRING_ADDR = 9,
-  SET_VRING_BASE = 10,
-  SET_VRING_KICK = 12,
-  SET_VRING_CALL = 13,
-  GET_PROTOCOL_FEATURES = 15,
-  SET_PROTOCOL_FEATURES = 16,
-  GET_QUEUE_NUM = 17,
-  SET_VRING_ENABLE = 18,
-  GET_CONFIG = 24,
-};
-enum { FLAG_VERSION = 1, FLAG_REPLY = 4, FLAG_NEED_REPLY = 8 };
-#define VHOST_USER_F_PROTOCOL_FEATURES (1ull << 30)
-#define PROTOCOL_F_MQ (1ull << 0)
-#define PROTOCOL_F_REPLY_ACK (1ull << 3)
-#define PROTOCOL_F_CONFIG (1ull << 9)
-
-struct message {
-  uint32_t request, flags, size;
-  union {
-    uint64_t u64;
-    struct {
-      uint32_t index, num;
-    } vring;
-    struct {
-      uint32_t index, flags;
-      uint64_t desc, used, avail, log;
-    } address;
-    struct {
-      uint32_t count, padding;
-      uint64_t guest_address, bytes, user_address, mmap_offset;
-    } memory;
-    struct {
-      uint32_t offset, size, flags;
-      uint64_t capacity;
-    } __attribute__((packed)) config;
-  } payload;
-} __attribute__((packed));
-enum { HEADER = 12 };
-
-static int connection;
-static bool has_reply_ack;
-
-static void send_message(struct message *message, int fd) {
-  union {
-    struct cmsghdr header;
-    char bytes[CMSG_SPACE(sizeof(int))];
-  } control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)),
-                          .cmsg_level = SOL_SOCKET,
-                          .cmsg_type = SCM_RIGHTS}};
-  struct iovec bytes = {message, HEADER + message->size};
-  struct msghdr header = {.msg_iov = &bytes, .msg_iovlen = 1};
-  if (fd >= 0) {
-    memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
-    header.msg_control = &control;
-    header.msg_controllen = sizeof control.bytes;
-  }
-  if (sendmsg(connection, &header, MSG_NOSIGNAL) != (ssize_t)bytes.iov_len) {
-    fail("request %u: send: %s", message->request, strerror(errno));
-  }
-}
-
-static void receive_exactly(void *into, size_t bytes, uint32_t request) {
-  ssize_t got = recv(connection, into, bytes, MSG_WAITALL);
-  if (got != (ssize_t)bytes) fail("request %u: the back end has closed the connection", request);
-}
-
-/* Takes the reply to `message` in its place. */
-static void receive_reply(struct message *message) {
-  uint32_t request = message->request;
-  receive_exactly(message, HEADER, request);
-  if (message->request != request || (message->flags & FLAG_REPLY) == 0) {
-    fail("request %u: got %u, flags %#x", request, message->request, message->flags);
-  }
-  if (message->size > sizeof message->payload) fail("request %u: reply too long", request);
-  receive_exactly(&message->payload, message->size, request);
-}
-
-/* A request with a reply of its own. */
-static void query(struct message *message) {
-  message->flags = FLAG_VERSION;
-  send_message(message, -1);
-  receive_reply(message);
-}
-
-static uint64_t query_u64(uint32_t request) {
-  struct message message = {.request = request};
-  query(&message);
-  if (message.size != 8) fail("request %u: expected 8 bytes, got %u", request, message.size);
-  return message.payload.u64;
-}
-
-/* A request that is acknowledged, where the back end can. `fd` negative: none goes along. */
-static void order(struct message message, uint32_t size, int fd) {
-  uint32_t request = message.request;
-  message.size = size;
-  message.flags = FLAG_VERSION | (has_reply_ack ? FLAG_NEED_REPLY : 0);
-  send_message(&message, fd);
-  if (!has_reply_ack) return;
-  receive_reply(&message);
-  if (message.payload.u64 != 0) fail("request %u: refused", request);
-}
-
-static void order_u64(uint32_t request, uint64_t value, int fd) {
-  order((struct message){.request = request, .payload.u64 = value}, 8, fd);
-}
-
-static void order_vring(uint32_t request, uint32_t index, uint32_t num) {
-  order((struct message){.request = request, .payload.vring = {index, num}}, 8, -1);
 }
 
 /* ── Guest memory and rings ─────────────────────────────────────────────────────────────────── */
@@ -351,16 +187,6 @@ static void start_queue(uint32_t index) {
   order(address, sizeof address.payload.address, -1);
   order_u64(SET_VRING_KICK, index, queue->kick_fd);
   order_vring(SET_VRING_ENABLE, index, 1);
-}
-
-static void connect_to(const char *path) {
-  struct sockaddr_un address = {.sun_family = AF_UNIX};
-  if (strlen(path) >= sizeof address.sun_path) fail("%s: too long for a socket", path);
-  strcpy(address.sun_path, path);
-  connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (connection < 0 || connect(connection, (void *)&address, sizeof address) != 0) {
-    fail("%s: %s", path, strerror(errno));
-  }
 }
 
 /* Features → protocol features → owner → memory → rings; then says what was agreed. */
@@ -682,9 +508,9 @@ static bool parse(const char *line) {
 }
 
 static void execute(const char *line, clockid_t backend_clock) {
-  sent = done = pages_moved = kicks = sleeps = latency_max = 0;
+  sent = done = pages_moved = kicks = sleeps = 0;
   next_block = 0;
-  memset(latency, 0, sizeof latency);
+  forget_latencies();
   if (!parse(line)) fail("no such job: %s", line);
   uint64_t now = clock_ns(CLOCK_MONOTONIC);
   uint64_t limit = job.end_ns == UINT64_MAX ? 600 : (job.end_ns - now) / 1000000000u;

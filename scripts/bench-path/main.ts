@@ -5,19 +5,29 @@
  *
  * By hand: `npx tsx scripts/bench-path/main.ts --only 'read.*d32' --backends ours --rounds 1 --no-write`.
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
 import { collectAnonymousPages } from '../corpus.ts';
 import { CACHE_DIR } from '../fetch.ts';
+import { type CodecSide, openLiblzo2 } from '../liblzo2.ts';
 import { BACK_ENDS, type BackEnd } from './back-ends.ts';
 import { BenchClient, buildClient } from './client.ts';
-import { figuresOf, orderOf, ROWS, Rounds, type Row } from './rows.ts';
-import { figuresTable } from './tables.ts';
+import { measureDaemon } from './daemon-figures.ts';
+import { plots, type Report, replaceBetweenMarkers, section } from './report.ts';
+import { figuresOf, median, orderOf, type Results, ROWS, Rounds, type Row } from './rows.ts';
+import { figureCells, terminalTable, verdictCells } from './tables.ts';
+import { type CodecMicros, judge, type Measured, TARGETS } from './targets.ts';
 
 const PAGE = 4096;
 const DISK_PAGES = 65536;
 const CORPUS_PAGES = 16384;
+/** Fewer say too little to be written down. */
+const WRITTEN_ROUNDS_MIN = 5;
+const CODEC_PASSES = 3;
+const BENCHMARKS = fileURLToPath(new URL('../../BENCHMARKS.md', import.meta.url));
+const PLOTS = fileURLToPath(new URL('./plots', import.meta.url));
 const CORPUS_PATH = join(CACHE_DIR, 'bench-path.pages');
 
 interface Options {
@@ -90,28 +100,111 @@ async function turn(backEnd: BackEnd, rows: readonly Row[], options: Options, ro
   }
 }
 
+/**
+ * liblzo2's time for a page: the best of three passes a round, as what divides ours must not be
+ * what the machine was slow at.
+ */
+class CodecTimes {
+  readonly #side: CodecSide | undefined;
+  readonly #pages: number;
+  readonly #times = { c: [] as number[], d: [] as number[] };
+
+  private constructor(side: CodecSide | undefined, pages: number) {
+    this.#side = side;
+    this.#pages = pages;
+  }
+
+  static async open(pages: number, missing: string[]): Promise<CodecTimes> {
+    try {
+      return new CodecTimes(await openLiblzo2(CORPUS_PATH), pages);
+    } catch (error) {
+      missing.push(`liblzo2: ${(error as Error).message.split('\n')[0]}`);
+      return new CodecTimes(undefined, pages);
+    }
+  }
+
+  async measure(): Promise<void> {
+    if (this.#side === undefined) return;
+    for (const operation of ['c', 'd'] as const) {
+      const passes: number[] = [];
+      while (passes.length < CODEC_PASSES) passes.push(await this.#side.run(operation));
+      this.#times[operation].push(Math.min(...passes) / this.#pages / 1000);
+    }
+  }
+
+  close(): CodecMicros | undefined {
+    if (this.#side === undefined) return undefined;
+    this.#side.close();
+    return { compress: median(this.#times.c), decompress: median(this.#times.d) };
+  }
+}
+
+/** The rounds: liblzo2, then every back end in its turn. */
+async function measure(
+  options: Options,
+  rows: readonly Row[],
+  here: readonly BackEnd[],
+  codec: CodecTimes,
+): Promise<Results> {
+  const rounds = new Rounds();
+  for (let round = 0; round < Number(options.rounds); round++) {
+    await codec.measure();
+    for (const backEnd of orderOf(here, round)) {
+      console.error(`round ${round + 1}, ${backEnd.name}`);
+      await turn(backEnd, rows, options, rounds);
+    }
+  }
+  return rounds.results();
+}
+
+function print({ results, codec }: Measured, verdicts: Report['verdicts']): void {
+  console.log(terminalTable(figureCells(results)));
+  if (codec !== undefined) {
+    const { compress, decompress } = codec;
+    console.log(`liblzo2, µs/page: ${compress.toFixed(2)} and ${decompress.toFixed(2)} back`);
+  }
+  console.log(terminalTable(verdictCells(verdicts)));
+}
+
+function writeReport(report: Report): void {
+  const text = readFileSync(BENCHMARKS, 'utf8');
+  writeFileSync(BENCHMARKS, replaceBetweenMarkers(text, section(report)));
+  mkdirSync(PLOTS, { recursive: true });
+  for (const [name, svg] of Object.entries(plots(report.results))) {
+    writeFileSync(join(PLOTS, `${name}.svg`), svg);
+  }
+}
+
 async function main(): Promise<void> {
   const options = parseOptions();
   const rows = ROWS.filter(({ name }) => new RegExp(options.only).test(name));
   const { here, missing } = chooseBackEnds(options.backends);
   const problem = buildClient();
   if (problem !== undefined) throw new Error(problem);
-  for (const line of missing) console.error(`NOT MEASURED: ${line}`);
   const corpusPages = collectCorpus();
-  if (corpusPages < CORPUS_PAGES) {
-    console.error(`the corpus has ${corpusPages} pages instead of ${CORPUS_PAGES}`);
-  }
+  if (corpusPages < CORPUS_PAGES) missing.push(`${CORPUS_PAGES - corpusPages} pages of the corpus`);
+  const codec = await CodecTimes.open(corpusPages, missing);
+  for (const line of missing) console.error(`NOT MEASURED: ${line}`);
 
-  const rounds = new Rounds();
-  for (let round = 0; round < Number(options.rounds); round++) {
-    for (const backEnd of orderOf(here, round)) {
-      console.error(`round ${round + 1}, ${backEnd.name}`);
-      await turn(backEnd, rows, options, rounds);
-    }
+  const isWhole = options.only === '' && options.backends === undefined;
+  const results = await measure(options, rows, here, codec);
+  const daemon = isWhole ? await measureDaemon(CORPUS_PATH, DISK_PAGES) : undefined;
+  const measured = { results, codec: codec.close(), daemon };
+  const verdicts = TARGETS.map((target) => judge(target, measured));
+  print(measured, verdicts);
+
+  const [count, seconds] = [Number(options.rounds), Number(options.seconds)];
+  if (!options.write) return;
+  if (!isWhole || options.clientSpin || count < WRITTEN_ROUNDS_MIN) {
+    console.error('not written to BENCHMARKS.md: only a whole run of five rounds is');
+    return;
   }
-  console.log(figuresTable(rounds.results()));
+  const disk = { corpusPages, diskPages: DISK_PAGES };
+  writeReport({ ...measured, ...disk, rounds: count, seconds, missing, verdicts });
 }
 
 // A signal ends it by exit, so that a zram is reset.
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
 await main();
+// The plotting library keeps a timer.
+process.exit(0);

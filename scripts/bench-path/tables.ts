@@ -1,11 +1,12 @@
-/** Tables of the figures: for the terminal and, the same cells, for BENCHMARKS.md. */
+/** The figures as tables: the same cells for the terminal and for BENCHMARKS.md. */
 import Table from 'cli-table3';
 import type { Results } from './rows.ts';
+import type { Verdict } from './targets.ts';
 
-const HEAD = [
-  ...['row', 'back end', 'pages/s', 'ours / it', 'p50, µs', 'p99', 'p99.9', 'max'],
-  ...['CPU, µs/page', 'sleeps, %'],
-] as const;
+export interface Cells {
+  readonly head: readonly string[];
+  readonly rows: readonly (readonly string[])[];
+}
 
 /** Three digits that mean something: more would be noise. */
 export function short(value: number): string {
@@ -13,23 +14,45 @@ export function short(value: number): string {
   return value >= 100 ? value.toFixed(0) : value.toPrecision(3);
 }
 
-/** A line for each row and back end; the ratio of pages a second is ours to that back end's. */
-function cells(results: Results): string[][] {
-  return [...results].flatMap(([row, ofRow]) => {
-    const ours = ofRow.get('ours');
+/** A line for each row and back end; the ratio is ours to that back end's, in pages a second. */
+export function figureCells(results: Results): Cells {
+  const rows = [...results].flatMap(([row, ofRow]) => {
+    const ours = ofRow.get('ours')?.pagesPerSecond;
     return [...ofRow]
       .toSorted(([a], [b]) => Number(b === 'ours') - Number(a === 'ours') || a.localeCompare(b))
       .map(([backEnd, f]) => [
         ...[row, backEnd, short(f.pagesPerSecond)],
-        ours === undefined ? '–' : (ours.pagesPerSecond / f.pagesPerSecond).toFixed(2),
+        ours === undefined ? '–' : (ours / f.pagesPerSecond).toFixed(2),
         ...[f.p50Micros, f.p99Micros, f.p999Micros, f.maxMicros, f.cpuMicrosPerPage].map(short),
         f.sleepsPercent.toFixed(0),
       ]);
   });
+  const latencies = ['p50, µs', 'p99', 'p99.9', 'max'];
+  const head = [
+    'row',
+    'back end',
+    'pages/s',
+    'ours / it',
+    ...latencies,
+    'CPU, µs/page',
+    'sleeps, %',
+  ];
+  return { head, rows };
 }
 
-export function figuresTable(results: Results): string {
-  const table = new Table({ head: [...HEAD], style: { head: [], border: [], compact: true } });
-  table.push(...cells(results));
+export function verdictCells(verdicts: readonly Verdict[]): Cells {
+  const rows = verdicts.map(({ text, wanted, got, verdict }) => [text, wanted, got, verdict]);
+  return { head: ['target', 'wanted', 'got', ''], rows };
+}
+
+export function terminalTable({ head, rows }: Cells): string {
+  const style = { head: [], border: [], compact: true };
+  const table = new Table({ head: [...head], style });
+  table.push(...rows.map((row) => [...row]));
   return table.toString();
+}
+
+export function markdownTable({ head, rows }: Cells): string {
+  const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`;
+  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n');
 }

@@ -1,6 +1,6 @@
 /**
- * The host's own zram as a disk to be served by somebody: set up, and taken down again whatever
- * happens. One that is in use, by whomever, is left alone.
+ * The host's own zram as a disk to be served by somebody: set up and taken down again. One that is in
+ * use, by whomever, is left alone.
  */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { getuid } from 'node:process';
@@ -11,7 +11,6 @@ const RESET_MILLIS_MAX = 3000;
 const ALGORITHM = 'lzo';
 
 const sleepWord = new Int32Array(new SharedArrayBuffer(4));
-let isOurs = false;
 
 function attribute(name: string): string {
   return readFileSync(`${ZRAM}/${name}`, 'utf8').trim();
@@ -28,7 +27,6 @@ export function zramMissing(): string | undefined {
   ) {
     return `zram0 does not know ${ALGORITHM}`;
   }
-  if (isOurs) return undefined;
   const isSwap = /^\/dev\/zram0\s/m.test(readFileSync('/proc/swaps', 'utf8'));
   if (isSwap || attribute('initstate') !== '0' || attribute('disksize') !== '0') {
     return `zram0 is in use (if it is not: echo 1 >${ZRAM}/reset)`;
@@ -40,21 +38,12 @@ export function zramMissing(): string | undefined {
 export function setUpZram(bytes: number): void {
   const missing = zramMissing();
   if (missing !== undefined) throw new Error(missing);
-  resetZram();
   writeFileSync(`${ZRAM}/comp_algorithm`, ALGORITHM);
   writeFileSync(`${ZRAM}/disksize`, String(bytes));
-  if (!isOurs) process.once('exit', resetZram);
-  isOurs = true;
 }
 
-/** Memory that it has taken for pages, in bytes: mem_used_total, zram's own field of that name. */
-export function zramUsedBytes(): number {
-  return Number(attribute('mm_stat').split(/\s+/)[2]);
-}
-
-/** Empties one that setUpZram has made. Who has it open ends first: a short wait is theirs. */
+/** Undoes setUpZram, synchronously: a process that ends has only that. Whoever has it open ends first. */
 export function resetZram(): void {
-  if (!isOurs) return;
   const deadline = Date.now() + RESET_MILLIS_MAX;
   for (;;) {
     try {

@@ -1,6 +1,6 @@
 /**
- * A swap disk put together: store, guest memory, rings, configuration space, and the meaning of a
- * vhost-user session's messages for them. Belongs to one reactor; nothing here is shared.
+ * A swap disk put together: store, rings (queue-set.ts), configuration space, and the meaning of a
+ * vhost-user session's messages for them. Belongs to one reactor.
  *
  * Life: made (empty store, swap header in page 0) → attach a connection → messages, serving →
  * detach (the store stays) → attach again.
@@ -12,10 +12,9 @@ import { makeSwapHeader, takeOverSwapHeader } from '../backing/swap-header.ts';
 import { assert } from '../base/assert.ts';
 import { RefusedError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES } from '../base/units.ts';
-import { GuestMemory, type GuestRegion, REGIONS_MAX } from '../memory/guest-memory.ts';
+import { REGIONS_MAX } from '../memory/guest-memory.ts';
 import { isShrinkSealed } from '../native/fd.ts';
 import { PageStore } from '../store/page-store.ts';
-import { PageWindow } from '../store/page-window.ts';
 import { COUNTER } from '../store/statistics.ts';
 import {
   type BackendHandler,
@@ -30,12 +29,12 @@ import {
   VIRTIO_RING_F_EVENT_IDX,
   VIRTIO_RING_F_INDIRECT_DESC,
 } from '../virtio/features.ts';
-import { BlockQueue } from '../virtio-blk/block-queue.ts';
 import { BLOCK_FEATURES, BlockConfig } from '../virtio-blk/config-space.ts';
-import { type PageDevice, REQUESTS } from '../virtio-blk/page-device.ts';
+import { REQUESTS } from '../virtio-blk/page-device.ts';
 import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../virtio-blk/protocol.ts';
 import { type Backing, type BackingOptions, makeBacking } from './backing.ts';
-import { type KickWatcher, Ring } from './ring.ts';
+import { QueueSet, type Report } from './queue-set.ts';
+import type { KickWatcher, RingFeatures } from './ring.ts';
 
 const DEVICE_FEATURES =
   VIRTIO_F_VERSION_1 | VIRTIO_RING_F_INDIRECT_DESC | VIRTIO_RING_F_EVENT_IDX | BLOCK_FEATURES;
@@ -48,10 +47,7 @@ assert(
   "the queues' counters lie in the store's",
 );
 
-/** Pages a ring may cost in one turn: about 200 µs of compression. */
-const TURN_PAGES = 64;
-/** How long guest memory stays mapped in after the last request. */
-const FORGET_AFTER_MICROS = 500_000;
+const NO_FEATURES: RingFeatures = { eventIdx: false, indirect: false };
 
 export interface BlockDeviceOptions {
   /** Also the virtio-blk serial (GET_ID) and the label of the swap area. */
@@ -72,10 +68,6 @@ export interface CompletionWatcher {
   watchCompletions(fd: number, onReadable: () => void): void;
 }
 
-/** What a device tells the control thread: once per change of state, never per request. */
-export type Report = (level: ReportLevel, message: string) => void;
-export type ReportLevel = 'info' | 'warn' | 'error';
-
 export class BlockDevice implements BackendHandler {
   readonly name: string;
   /** What is in memory. */
@@ -85,27 +77,15 @@ export class BlockDevice implements BackendHandler {
   readonly memorySlots = REGIONS_MAX;
 
   readonly #report: Report;
-  readonly #watcher: KickWatcher;
   readonly #config: BlockConfig;
   readonly #backing: Backing | undefined;
-  /** What requests are executed against. */
-  readonly #pages: PageDevice<PageWindow>;
-  readonly #memory = new GuestMemory<PageWindow>((bytes) => new PageWindow(bytes));
-  /** By ring index; made when the front end first names them. */
-  readonly #rings: (Ring | undefined)[];
-  /** Those to be served, in order. */
-  #served: Ring[] = [];
+  readonly #queues: QueueSet;
   #session: BackendSession | undefined;
-  #ringFeatures = { eventIdx: false, indirect: false };
+  #ringFeatures: RingFeatures = NO_FEATURES;
   #isLegacy = true;
   /** Configuration space has changed, and the front end has not read it since. */
   #isConfigNews = false;
   #warnedOfShrinking = false;
-  /** Requests were served since the last maintain(). */
-  #hasWorked = false;
-  /** When maintain() last found that they were; resident guest pages are dropped some time after. */
-  #lastWork = 0;
-  #isGuestResident = false;
 
   constructor(
     options: BlockDeviceOptions,
@@ -116,9 +96,7 @@ export class BlockDevice implements BackendHandler {
     assert(Number.isInteger(slots) && slots >= 2, 'a disk is whole pages, two at least');
     this.name = options.name;
     this.queueCount = options.numQueues;
-    this.#watcher = watcher;
     this.#report = report;
-    this.#rings = new Array(options.numQueues).fill(undefined);
     this.#config = new BlockConfig(slots, options.numQueues);
     const { backing, guestPageBytes, diskBytesMax = options.diskBytes } = options;
     const { poolLimitBytes, incompressibleBytes } = options;
@@ -137,7 +115,14 @@ export class BlockDevice implements BackendHandler {
       watcher.watchCompletions(store.wakeFd, () => store.woken());
       report('info', `backing swap ${backing.path}: ${backing.extents.length} extents, ${ioName}`);
     }
-    this.#pages = this.#backing?.store ?? this.store;
+    const { name, store, queueCount } = this;
+    const backed = this.#backing?.store;
+    this.#queues = new QueueSet({ name, queueCount, store, backed }, watcher, report);
+  }
+
+  /** For a reactor to serve. */
+  get queues(): QueueSet {
+    return this.#queues;
   }
 
   /** Makes the disk larger, at once; a guest that is there is told. */
@@ -145,7 +130,7 @@ export class BlockDevice implements BackendHandler {
     assert(bytes % PAGE_BYTES === 0, 'a disk is whole pages');
     // Whoever asked may have been overtaken by somebody who asked for more.
     if (bytes / PAGE_BYTES <= this.store.slots) return;
-    this.store.grow(bytes / PAGE_BYTES);
+    this.#queues.grow(bytes / PAGE_BYTES);
     this.#report('info', `the disk is ${formatBytes(bytes)} now`);
     this.#config.setCapacity(this.store.slots);
     this.#isConfigNews = true;
@@ -183,78 +168,12 @@ export class BlockDevice implements BackendHandler {
 
   /** Ends the session: rings stop, guest memory is unmapped; the store keeps every page. */
   detach(): void {
-    for (const ring of this.#rings) ring?.close();
-    this.#served = [];
-    this.#memory.release();
+    this.#queues.close();
     this.#session?.close();
     this.#session = undefined;
     this.#isLegacy = true;
-    this.#ringFeatures = { eventIdx: false, indirect: false };
+    this.#ringFeatures = NO_FEATURES;
     this.#config.setWriteback(true);
-  }
-
-  // ── Serving ───────────────────────────────────────────────────────────────────────────────────
-  // HOT PATH from here to maintain(): no allocation, no BigInt, no closures, no await.
-
-  /** Serves each ring a bounded batch. Whether there may be more to do at once. */
-  serve(): boolean {
-    const backed = this.#backing?.store;
-    if (backed !== undefined) backed.reap();
-    let hasMore = false;
-    for (let i = 0; i < this.#served.length; i++) {
-      const ring = this.#served[i]!;
-      if (!ring.queue.hasWork) continue;
-      this.#hasWorked = true;
-      if (ring.queue.serve(TURN_PAGES) <= 0) hasMore = true;
-      if (ring.queue.ring.brokenReason !== undefined) this.#retire(ring);
-    }
-    if (backed !== undefined) backed.flush();
-    return hasMore;
-  }
-
-  /** Whether serve() could do anything now. */
-  hasWork(): boolean {
-    if (this.#backing?.store.hasEnded() === true) return true;
-    for (let i = 0; i < this.#served.length; i++) {
-      if (this.#served[i]!.queue.hasWork) return true;
-    }
-    return false;
-  }
-
-  enableKicks(): void {
-    for (let i = 0; i < this.#served.length; i++) this.#served[i]!.queue.ring.enableKicks();
-  }
-
-  disableKicks(): void {
-    for (let i = 0; i < this.#served.length; i++) this.#served[i]!.queue.ring.disableKicks();
-  }
-
-  /** Whether a ring has no kick descriptor: then sleep must be short. */
-  mustPoll(): boolean {
-    for (let i = 0; i < this.#served.length; i++) if (this.#served[i]!.mustPoll) return true;
-    return false;
-  }
-
-  /**
-   * Work for quiet moments: memory goes back to the system, and a guest that has gone quiet no
-   * longer counts in this process's resident size. Milliseconds until there is more: 0 now, -1
-   * nothing to wait for.
-   */
-  maintain(now: number): number {
-    const storeWait = (this.#backing?.store ?? this.store).maintain(now);
-    if (this.#hasWorked) {
-      this.#hasWorked = false;
-      this.#isGuestResident = true;
-      this.#lastWork = now;
-    }
-    if (!this.#isGuestResident) return storeWait;
-    const wait = FORGET_AFTER_MICROS - ((now - this.#lastWork) | 0);
-    if (wait > 0) {
-      const millis = Math.ceil(wait / 1000);
-      return storeWait < 0 || millis < storeWait ? millis : storeWait;
-    }
-    this.#isGuestResident = this.#memory.forgetResidentStep();
-    return this.#isGuestResident ? 0 : storeWait;
   }
 
   // ── BackendHandler ────────────────────────────────────────────────────────────────────────────
@@ -272,65 +191,51 @@ export class BlockDevice implements BackendHandler {
   }
 
   setMemoryTable(regions: readonly MemoryRegion[], fds: readonly number[]): void {
-    this.#changeMemory(() => {
-      this.#memory.clear();
-      regions.forEach((region, i) => {
-        this.#addRegion(region, fds[i]!);
-      });
-    });
+    this.#changeRings(() => this.#queues.setMemoryTable(regions, fds));
+    for (const fd of fds) this.#warnOfShrinking(fd);
   }
 
   addMemoryRegion(region: MemoryRegion, fd: number): void {
-    this.#changeMemory(() => this.#addRegion(region, fd));
+    this.#changeRings(() => this.#queues.addMemoryRegion(region, fd));
+    this.#warnOfShrinking(fd);
   }
 
   removeMemoryRegion(region: MemoryRegion): void {
-    this.#changeMemory(() => this.#memory.removeRegion(region));
+    this.#changeRings(() => this.#queues.removeMemoryRegion(region));
   }
 
   setVringNum(index: number, num: number): void {
-    this.#ring(index).setNum(num);
+    this.#queues.setVringNum(index, num);
   }
 
   setVringBase(index: number, base: number): void {
-    this.#ring(index).setBase(base);
+    this.#queues.setVringBase(index, base);
   }
 
   setVringAddress(address: VringAddress): void {
-    try {
-      this.#ring(address.index).setAddress(address, this.#memory.regions.length > 0);
-    } finally {
-      this.#listServed();
-    }
+    this.#changeRings(() => this.#queues.setVringAddress(address));
   }
 
   getVringBase(index: number): number {
-    const base = this.#ring(index).stop();
-    this.#listServed();
-    return base;
+    return this.#changeRings(() => this.#queues.getVringBase(index));
   }
 
   setVringKick(index: number, fd: number | undefined): void {
-    const ring = this.#ring(index);
-    ring.setKick(fd, this.#ringFeatures);
     // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts enabled."
-    if (this.#isLegacy) ring.setEnabled(true);
-    this.#listServed();
+    const terms = { ...this.#ringFeatures, startsEnabled: this.#isLegacy };
+    this.#changeRings(() => this.#queues.setVringKick(index, fd, terms));
   }
 
   setVringCall(index: number, fd: number | undefined): void {
-    this.#ring(index).setCall(fd);
+    this.#queues.setVringCall(index, fd);
   }
 
   setVringErr(index: number, fd: number | undefined): void {
-    this.#ring(index).setErr(fd);
+    this.#queues.setVringErr(index, fd);
   }
 
   setVringEnable(index: number, isEnabled: boolean): void {
-    const ring = this.#ring(index);
-    if (!isEnabled) ring.queue.suspend();
-    ring.setEnabled(isEnabled);
-    this.#listServed();
+    this.#changeRings(() => this.#queues.setVringEnable(index, isEnabled));
   }
 
   getConfig(offset: number, size: number): Uint8Array | undefined {
@@ -345,36 +250,24 @@ export class BlockDevice implements BackendHandler {
   }
 
   disableRings(): void {
-    for (const ring of this.#rings) {
-      ring?.queue.suspend();
-      ring?.setEnabled(false);
-    }
-    this.#listServed();
+    this.#queues.disableRings();
   }
 
   resetDevice(): void {
-    for (const ring of this.#rings) ring?.reset();
-    this.#ringFeatures = { eventIdx: false, indirect: false };
+    this.#queues.resetRings();
+    this.#ringFeatures = NO_FEATURES;
     this.#config.setWriteback(true);
-    this.#listServed();
   }
 
   // ── Helpers ───────────────────────────────────────────────────────────────────────────────────
 
-  #ring(index: number): Ring {
-    let ring = this.#rings[index];
-    if (ring === undefined) {
-      const counts = this.store.counters.subarray(
-        COUNTER.requestsRead,
-        COUNTER.requestsRead + REQUESTS.COUNT,
-      );
-      ring = new Ring(index, this.#watcher, (self) => {
-        const notify = () => self.signalCall();
-        return new BlockQueue(this.#memory, this.#pages, counts, this.name, notify);
-      });
-      this.#rings[index] = ring;
+  /** Whatever may change which rings are served. */
+  #changeRings<T>(change: () => T): T {
+    try {
+      return change();
+    } finally {
+      this.#tellOfConfig();
     }
-    return ring;
   }
 
   /**
@@ -382,43 +275,16 @@ export class BlockDevice implements BackendHandler {
    * may miss it while it stops the device: so it stays news until configuration space is read.
    */
   #tellOfConfig(): void {
-    if (this.#isConfigNews && this.#served.length > 0) this.#session?.sendConfigChange();
+    if (this.#isConfigNews && this.#queues.isServing()) this.#session?.sendConfigChange();
   }
 
-  #listServed(): void {
-    this.#served = this.#rings.filter((ring): ring is Ring => ring?.isServed === true);
-    this.#tellOfConfig();
-  }
-
-  #addRegion(region: GuestRegion, fd: number): void {
-    this.#memory.addRegion(region, fd);
+  #warnOfShrinking(fd: number): void {
     if (this.#warnedOfShrinking || isShrinkSealed(fd)) return;
     this.#warnedOfShrinking = true;
     this.#report(
       'warn',
       'guest memory file is not sealed against shrinking: if it is truncated, this process ends',
     );
-  }
-
-  /** Rings never point into memory that is being changed; those that no longer lie in it stop. */
-  #changeMemory(change: () => void): void {
-    for (const ring of this.#rings) ring?.detach();
-    try {
-      change();
-    } finally {
-      for (const ring of this.#rings) {
-        const wrong = ring?.reattach();
-        if (wrong !== undefined) this.#report('warn', `ring ${ring!.index} stopped: ${wrong}`);
-      }
-      this.#listServed();
-    }
-  }
-
-  /** The guest broke the ring: it is not served until the driver resets it. */
-  #retire(ring: Ring): void {
-    this.#listServed();
-    ring.signalErr();
-    this.#report('warn', `ring ${ring.index} broken by the guest: ${ring.queue.ring.brokenReason}`);
   }
 
   #writeSwapHeader(options: BlockDeviceOptions): void {

@@ -4,7 +4,8 @@
  */
 
 import type { Faults } from '../backing/fault-io.ts';
-import type { BlockDeviceOptions, ReportLevel } from './block-device.ts';
+import type { BlockDeviceOptions } from './block-device.ts';
+import type { ReportLevel } from './queue-set.ts';
 
 /** How a reactor thread begins. */
 export interface ReactorOptions {

@@ -7,8 +7,9 @@ import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_thread
 import { assert } from '../base/assert.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
 import { abortWith } from '../native/process.ts';
-import { BlockDevice, type ReportLevel } from './block-device.ts';
+import { BlockDevice } from './block-device.ts';
 import type { Order, ReactorOptions, ReactorReport } from './orders.ts';
+import type { ReportLevel } from './queue-set.ts';
 import { Reactor } from './reactor.ts';
 
 function main(): void {
@@ -32,7 +33,7 @@ function main(): void {
         post({ kind: 'log', device: each.name, level, message });
       const device = new BlockDevice(each, reactor, report);
       devices.set(each.name, device);
-      reactor.addDevice(device);
+      reactor.add(device.queues);
       post({ kind: 'ready', device: each.name, figuresFd: device.store.mapped.shared.fd });
     }
   } catch (error) {

@@ -17,8 +17,9 @@ import { drainEventFd } from '../native/eventfd.ts';
 import { closeFd, setNonBlocking } from '../native/fd.ts';
 import { acceptConnection, isPeerGone, peerProcessId } from '../native/socket.ts';
 import { ProtocolError } from '../vhost-user-ts/index.ts';
-import type { BlockDevice, CompletionWatcher, ReportLevel } from './block-device.ts';
+import type { BlockDevice, CompletionWatcher } from './block-device.ts';
 import { PollPolicy } from './poll-policy.ts';
+import type { QueueSet, ReportLevel } from './queue-set.ts';
 import type { KickWatcher } from './ring.ts';
 
 /** While the rings keep it busy, every so many turns it looks at sockets, orders and upkeep. */
@@ -56,7 +57,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
   readonly #wakeFd: number;
   /** What to do for each descriptor's event, by token; the token is the descriptor. */
   readonly #handlers = new Map<number, () => void>();
-  readonly #devices: BlockDevice[] = [];
+  readonly #served: QueueSet[] = [];
   readonly #endpoints: Endpoint[] = [];
   readonly #policy = new PollPolicy();
   #isStopping = false;
@@ -72,8 +73,9 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     });
   }
 
-  addDevice(device: BlockDevice): void {
-    this.#devices.push(device);
+  /** From now on every turn serves these. */
+  add(queues: QueueSet): void {
+    this.#served.push(queues);
   }
 
   /** Accepts the device's front ends, one at a time. */
@@ -138,19 +140,19 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     this.#epoll.close();
   }
 
-  /** HOT PATH: no allocation. One turn; whether any device may have more. */
+  /** HOT PATH: no allocation. One turn; whether there may be more. */
   #serve(): boolean {
     let hasMore = false;
-    for (let i = 0; i < this.#devices.length; i++) {
-      if (this.#devices[i]!.serve()) hasMore = true;
+    for (let i = 0; i < this.#served.length; i++) {
+      if (this.#served[i]!.serve()) hasMore = true;
     }
     return hasMore;
   }
 
   /** HOT PATH: no allocation. */
   #hasWork(): boolean {
-    for (let i = 0; i < this.#devices.length; i++) {
-      if (this.#devices[i]!.hasWork()) return true;
+    for (let i = 0; i < this.#served.length; i++) {
+      if (this.#served[i]!.hasWork()) return true;
     }
     return false;
   }
@@ -173,7 +175,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
 
   /** HOT PATH: no allocation. False: something came, so it neither slept nor looked at sockets. */
   #sleep(): boolean {
-    for (let i = 0; i < this.#devices.length; i++) this.#devices[i]!.enableKicks();
+    for (let i = 0; i < this.#served.length; i++) this.#served[i]!.enableKicks();
     // Enable, then look again: what came before the driver could see the wish brings no kick.
     const isIdle = !this.#hasWork();
     if (isIdle) {
@@ -182,17 +184,17 @@ export class Reactor implements KickWatcher, CompletionWatcher {
       this.#dispatch(this.#maintain(start));
       if (this.#sawKick) this.#policy.slept((monotonicMicros() - start) | 0);
     }
-    for (let i = 0; i < this.#devices.length; i++) this.#devices[i]!.disableKicks();
+    for (let i = 0; i < this.#served.length; i++) this.#served[i]!.disableKicks();
     return isIdle;
   }
 
-  /** HOT PATH: no allocation. A step of every device's upkeep; how long a sleep may last. */
+  /** HOT PATH: no allocation. A step of all upkeep; how long a sleep may last. */
   #maintain(now: number): number {
     let millis = this.#resumeAccepting(now);
-    for (let i = 0; i < this.#devices.length; i++) {
-      const device = this.#devices[i]!;
-      let wait = device.maintain(now);
-      if (device.mustPoll() && (wait < 0 || wait > POLLED_RING_MILLIS)) wait = POLLED_RING_MILLIS;
+    for (let i = 0; i < this.#served.length; i++) {
+      const queues = this.#served[i]!;
+      let wait = queues.maintain(now);
+      if (queues.mustPoll() && (wait < 0 || wait > POLLED_RING_MILLIS)) wait = POLLED_RING_MILLIS;
       if (wait >= 0 && (millis < 0 || wait < millis)) millis = wait;
     }
     return millis;

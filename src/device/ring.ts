@@ -22,6 +22,12 @@ export interface KickWatcher {
   unwatchKick(fd: number): void;
 }
 
+/** What the driver has accepted, as far as it concerns a ring. */
+export interface RingFeatures {
+  readonly eventIdx: boolean;
+  readonly indirect: boolean;
+}
+
 export class Ring {
   readonly index: number;
   readonly queue: BlockQueue<PageWindow>;
@@ -96,7 +102,7 @@ export class Ring {
     if (hasMemory && this.#num > 0) this.#attach('SET_VRING_ADDR', this.#addresses);
   }
 
-  setKick(fd: number | undefined, features: { eventIdx: boolean; indirect: boolean }): void {
+  setKick(fd: number | undefined, features: RingFeatures): void {
     this.#dropKick();
     if (fd !== undefined) this.#adoptKick(fd);
     if (this.#isStarted) return;

@@ -170,7 +170,7 @@ describe('guest memory', () => {
     const data = new Random(1).bytes(100 * 4096);
     driver.submit({ type: VIRTIO_BLK_T_OUT, sector: 80, data });
     driver.ring.publish();
-    local.device.serve();
+    local.device.queues.serve();
     // One region more, before the others: everything is mapped at other places than before.
     const region = { guestAddress: 2 ** 40, userAddress: 2 ** 46, bytes: 65536, mmapOffset: 0 };
     const table = encodeMemTable([region, ...local.ram.regions]);
@@ -236,8 +236,8 @@ describe('the end of a session', () => {
     // Kick, call and err of ring 0, call and err of ring 3, and both ends of the socket.
     expect(openFds()).toBe(withSession - 7);
     expect(local.watched.size).toBe(0);
-    expect(local.device.hasWork()).toBe(false);
-    expect(local.device.serve()).toBe(false);
+    expect(local.device.queues.hasWork()).toBe(false);
+    expect(local.device.queues.serve()).toBe(false);
     local.close();
     // The store keeps its two files for the life of the process.
     expect(openFds()).toBe(before + 2);
@@ -287,7 +287,7 @@ it('rings take turns: a long request of one does not hold up another', () => {
   driver.submit({ type: VIRTIO_BLK_T_OUT, sector: 0, data: new Random(1).bytes(100 * 4096) });
   driver.ring.publish();
   flushRequest(other);
-  expect(local.device.serve()).toBe(true);
+  expect(local.device.queues.serve()).toBe(true);
   expect(driver.complete()).toHaveLength(0);
   expect(other.complete()).toHaveLength(1);
   local.serve();

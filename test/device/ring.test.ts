@@ -73,9 +73,9 @@ describe('starting and stopping', () => {
     flushRequest(driver);
     local.serve();
     expect(driver.complete()).toHaveLength(0);
-    expect(local.device.hasWork()).toBe(false);
+    expect(local.device.queues.hasWork()).toBe(false);
     frontEnd.setEnabled(0, true);
-    expect(local.device.hasWork()).toBe(true);
+    expect(local.device.queues.hasWork()).toBe(true);
     local.serve();
     expect(driver.complete()).toMatchObject([{ status: 0 }]);
   });
@@ -146,7 +146,7 @@ describe('starting and stopping', () => {
     const data = new Random(1).bytes(100 * 4096);
     driver.submit({ type: VIRTIO_BLK_T_OUT, sector: 80, data });
     driver.ring.publish();
-    expect(local.device.serve()).toBe(true);
+    expect(local.device.queues.serve()).toBe(true);
     expect(frontEnd.getBase(0)).toBe(0);
     frontEnd.startRing(0, driver.ring, fds, 0);
     local.serve();
@@ -206,11 +206,11 @@ describe('starting and stopping', () => {
     local.frontEnd.setMemoryTable(local.ram);
     const driver = local.makeRing();
     local.frontEnd.startRing(0, driver.ring, {});
-    expect(local.device.mustPoll()).toBe(false);
+    expect(local.device.queues.mustPoll()).toBe(false);
     local.frontEnd.setEnabled(0, true);
-    expect(local.device.mustPoll()).toBe(true);
+    expect(local.device.queues.mustPoll()).toBe(true);
     local.frontEnd.setRingFd(VHOST_USER.SET_VRING_KICK, 0, local.eventFd());
-    expect(local.device.mustPoll()).toBe(false);
+    expect(local.device.queues.mustPoll()).toBe(false);
     expect(local.watched.size).toBe(1);
   });
 

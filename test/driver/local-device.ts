@@ -77,7 +77,7 @@ export class LocalDevice implements KickWatcher, CompletionWatcher {
 
   /** Serves until nothing is left. */
   serve(): void {
-    for (let turn = 0; this.device.serve(); turn++) {
+    for (let turn = 0; this.device.queues.serve(); turn++) {
       if (turn > 100_000) throw new Error('the device never comes to an end');
     }
   }

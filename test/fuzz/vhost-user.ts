@@ -218,13 +218,13 @@ class HostileSession {
   }
 
   #serveSome(): void {
-    const { device } = this.#bench.local;
-    for (let turn = this.#random.below(6); turn > 0 && device.serve(); turn--);
-    if (this.#random.oneIn(4)) device.enableKicks();
-    if (this.#random.oneIn(4)) device.disableKicks();
-    device.hasWork();
-    if (this.#random.oneIn(16)) device.maintain(this.#random.u32() | 0);
-    device.mustPoll();
+    const { queues } = this.#bench.local.device;
+    for (let turn = this.#random.below(6); turn > 0 && queues.serve(); turn--);
+    if (this.#random.oneIn(4)) queues.enableKicks();
+    if (this.#random.oneIn(4)) queues.disableKicks();
+    queues.hasWork();
+    if (this.#random.oneIn(16)) queues.maintain(this.#random.u32() | 0);
+    queues.mustPoll();
   }
 
   /** Takes replies, so that the device is not stopped by a full socket. */

@@ -1,0 +1,300 @@
+/**
+ * The rings of one device that one thread serves, and its maps of the guest memory they lie in. With
+ * several queue threads each has a set of its own, over its own object of the same store; nothing of
+ * a set is shared. It knows no session: block-device.ts tells it what the front end's messages mean.
+ *
+ * Life: made → memory and rings set up → served by a reactor → closed with the session → set up
+ * again by the next.
+ */
+
+import { sooner } from '../base/wait.ts';
+import { GuestMemory, type GuestRegion } from '../memory/guest-memory.ts';
+import type { BackedStore } from '../store/backed-store.ts';
+import type { PageStore } from '../store/page-store.ts';
+import { PageWindow } from '../store/page-window.ts';
+import { COUNTER } from '../store/statistics.ts';
+import type { VringAddress } from '../vhost-user-ts/index.ts';
+import { BlockQueue } from '../virtio-blk/block-queue.ts';
+import { REQUESTS } from '../virtio-blk/page-device.ts';
+import { type KickWatcher, Ring, type RingFeatures } from './ring.ts';
+
+/** Pages a ring may cost in one turn: about 200 µs of compression. */
+const TURN_PAGES = 64;
+/** How long guest memory stays mapped in after the last request. */
+const FORGET_AFTER_MICROS = 500_000;
+
+/** What a thread tells the control thread: once per change of state, never per request. */
+export type Report = (level: ReportLevel, message: string) => void;
+export type ReportLevel = 'info' | 'warn' | 'error';
+
+/** What was negotiated for all rings of a session. */
+export interface RingTerms extends RingFeatures {
+  /** Without SET_VRING_ENABLE. */
+  readonly startsEnabled: boolean;
+}
+
+/**
+ * What a device asks of the thread that serves some of its rings. When a method returns, it is done:
+ * no ring is served any more, no memory is touched any more. Errors and the ownership of descriptors
+ * are as in BackendHandler.
+ */
+export interface DeviceQueues {
+  setMemoryTable(regions: readonly GuestRegion[], fds: readonly number[]): void;
+  addMemoryRegion(region: GuestRegion, fd: number): void;
+  removeMemoryRegion(region: GuestRegion): void;
+  setVringNum(index: number, num: number): void;
+  setVringBase(index: number, base: number): void;
+  setVringAddress(address: VringAddress): void;
+  getVringBase(index: number): number;
+  setVringKick(index: number, fd: number | undefined, terms: RingTerms): void;
+  setVringCall(index: number, fd: number | undefined): void;
+  setVringErr(index: number, fd: number | undefined): void;
+  setVringEnable(index: number, isEnabled: boolean): void;
+  disableRings(): void;
+  resetRings(): void;
+  /** Whether any ring is served now. */
+  isServing(): boolean;
+  /** The disk is larger now. */
+  grow(slots: number): void;
+  /** The session is over: rings stop, guest memory is unmapped. */
+  close(): void;
+}
+
+export interface QueueSetOptions {
+  /** The device's name, which is also its serial. */
+  readonly name: string;
+  /** Queues of the device; this set has some of them. */
+  readonly queueCount: number;
+  /** This thread's. */
+  readonly store: PageStore;
+  /** What pages go through instead, where there is a backing swap. */
+  readonly backed?: BackedStore | undefined;
+}
+
+export class QueueSet implements DeviceQueues {
+  readonly #name: string;
+  readonly #watcher: KickWatcher;
+  readonly #report: Report;
+  readonly #store: PageStore;
+  readonly #backed: BackedStore | undefined;
+  readonly #memory = new GuestMemory<PageWindow>((bytes) => new PageWindow(bytes));
+  /** By ring index; made when the front end first names them. */
+  readonly #rings: (Ring | undefined)[];
+  /** Those to be served, in order. */
+  #served: Ring[] = [];
+  /** Requests were served since the last maintain(). */
+  #hasWorked = false;
+  /** When maintain() last found that they were; resident guest pages are dropped some time after. */
+  #lastWork = 0;
+  #isGuestResident = false;
+
+  constructor(options: QueueSetOptions, watcher: KickWatcher, report: Report) {
+    this.#name = options.name;
+    this.#store = options.store;
+    this.#backed = options.backed;
+    this.#rings = new Array(options.queueCount).fill(undefined);
+    this.#watcher = watcher;
+    this.#report = report;
+  }
+
+  // ── Serving ───────────────────────────────────────────────────────────────────────────────────
+  // HOT PATH from here to maintain(): no allocation, no BigInt, no closures, no await.
+
+  /** Serves each ring a bounded batch. Whether there may be more to do at once. */
+  serve(): boolean {
+    const backed = this.#backed;
+    if (backed !== undefined) backed.reap();
+    let hasMore = false;
+    for (let i = 0; i < this.#served.length; i++) {
+      const ring = this.#served[i]!;
+      if (!ring.queue.hasWork) continue;
+      this.#hasWorked = true;
+      if (ring.queue.serve(TURN_PAGES) <= 0) hasMore = true;
+      if (ring.queue.ring.brokenReason !== undefined) this.#retire(ring);
+    }
+    if (backed !== undefined) backed.flush();
+    return hasMore;
+  }
+
+  /** Whether serve() could do anything now. */
+  hasWork(): boolean {
+    if (this.#backed?.hasEnded() === true) return true;
+    for (let i = 0; i < this.#served.length; i++) {
+      if (this.#served[i]!.queue.hasWork) return true;
+    }
+    return false;
+  }
+
+  enableKicks(): void {
+    for (let i = 0; i < this.#served.length; i++) this.#served[i]!.queue.ring.enableKicks();
+  }
+
+  disableKicks(): void {
+    for (let i = 0; i < this.#served.length; i++) this.#served[i]!.queue.ring.disableKicks();
+  }
+
+  /** Whether a ring has no kick descriptor: then sleep must be short. */
+  mustPoll(): boolean {
+    for (let i = 0; i < this.#served.length; i++) if (this.#served[i]!.mustPoll) return true;
+    return false;
+  }
+
+  /**
+   * Work for quiet moments: memory goes back to the system, and a guest that has gone quiet no
+   * longer counts in this process's resident size. Milliseconds until there is more: 0 now, -1
+   * nothing to wait for.
+   */
+  maintain(now: number): number {
+    const storeWait = (this.#backed ?? this.#store).maintain(now);
+    if (this.#hasWorked) {
+      this.#hasWorked = false;
+      this.#isGuestResident = true;
+      this.#lastWork = now;
+    }
+    if (!this.#isGuestResident) return storeWait;
+    const wait = FORGET_AFTER_MICROS - ((now - this.#lastWork) | 0);
+    if (wait > 0) return sooner(storeWait, Math.ceil(wait / 1000));
+    this.#isGuestResident = this.#memory.forgetResidentStep();
+    return this.#isGuestResident ? 0 : storeWait;
+  }
+
+  // ── DeviceQueues ──────────────────────────────────────────────────────────────────────────────
+
+  /** All of it or none: a table that cannot be mapped leaves no memory at all. */
+  setMemoryTable(regions: readonly GuestRegion[], fds: readonly number[]): void {
+    this.#changeMemory(() => {
+      this.#memory.clear();
+      try {
+        regions.forEach((region, i) => {
+          this.#memory.addRegion(region, fds[i]!);
+        });
+      } catch (error) {
+        this.#memory.clear();
+        throw error;
+      }
+    });
+  }
+
+  addMemoryRegion(region: GuestRegion, fd: number): void {
+    this.#changeMemory(() => this.#memory.addRegion(region, fd));
+  }
+
+  removeMemoryRegion(region: GuestRegion): void {
+    this.#changeMemory(() => this.#memory.removeRegion(region));
+  }
+
+  setVringNum(index: number, num: number): void {
+    this.#ring(index).setNum(num);
+  }
+
+  setVringBase(index: number, base: number): void {
+    this.#ring(index).setBase(base);
+  }
+
+  setVringAddress(address: VringAddress): void {
+    try {
+      this.#ring(address.index).setAddress(address, this.#memory.regions.length > 0);
+    } finally {
+      this.#listServed();
+    }
+  }
+
+  getVringBase(index: number): number {
+    const base = this.#ring(index).stop();
+    this.#listServed();
+    return base;
+  }
+
+  setVringKick(index: number, fd: number | undefined, terms: RingTerms): void {
+    const ring = this.#ring(index);
+    ring.setKick(fd, terms);
+    if (terms.startsEnabled) ring.setEnabled(true);
+    this.#listServed();
+  }
+
+  setVringCall(index: number, fd: number | undefined): void {
+    this.#ring(index).setCall(fd);
+  }
+
+  setVringErr(index: number, fd: number | undefined): void {
+    this.#ring(index).setErr(fd);
+  }
+
+  setVringEnable(index: number, isEnabled: boolean): void {
+    const ring = this.#ring(index);
+    if (!isEnabled) ring.queue.suspend();
+    ring.setEnabled(isEnabled);
+    this.#listServed();
+  }
+
+  disableRings(): void {
+    for (const ring of this.#rings) {
+      ring?.queue.suspend();
+      ring?.setEnabled(false);
+    }
+    this.#listServed();
+  }
+
+  resetRings(): void {
+    for (const ring of this.#rings) ring?.reset();
+    this.#listServed();
+  }
+
+  isServing(): boolean {
+    return this.#served.length > 0;
+  }
+
+  grow(slots: number): void {
+    this.#store.grow(slots);
+  }
+
+  close(): void {
+    for (const ring of this.#rings) ring?.close();
+    this.#served = [];
+    this.#memory.release();
+  }
+
+  // ── Helpers ───────────────────────────────────────────────────────────────────────────────────
+
+  #ring(index: number): Ring {
+    let ring = this.#rings[index];
+    if (ring === undefined) {
+      const counts = this.#store.counters.subarray(
+        COUNTER.requestsRead,
+        COUNTER.requestsRead + REQUESTS.COUNT,
+      );
+      const pages = this.#backed ?? this.#store;
+      ring = new Ring(index, this.#watcher, (self) => {
+        const notify = () => self.signalCall();
+        return new BlockQueue(this.#memory, pages, counts, this.#name, notify);
+      });
+      this.#rings[index] = ring;
+    }
+    return ring;
+  }
+
+  #listServed(): void {
+    this.#served = this.#rings.filter((ring): ring is Ring => ring?.isServed === true);
+  }
+
+  /** Rings never point into memory that is being changed; those that no longer lie in it stop. */
+  #changeMemory(change: () => void): void {
+    for (const ring of this.#rings) ring?.detach();
+    try {
+      change();
+    } finally {
+      for (const ring of this.#rings) {
+        const wrong = ring?.reattach();
+        if (wrong !== undefined) this.#report('warn', `ring ${ring!.index} stopped: ${wrong}`);
+      }
+      this.#listServed();
+    }
+  }
+
+  /** The guest broke the ring: it is not served until the driver resets it. */
+  #retire(ring: Ring): void {
+    this.#listServed();
+    ring.signalErr();
+    this.#report('warn', `ring ${ring.index} broken by the guest: ${ring.queue.ring.brokenReason}`);
+  }
+}

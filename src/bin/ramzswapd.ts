@@ -11,6 +11,7 @@ import { BACKING_IO_KINDS, type BackingIoKind } from '../device/backing.ts';
 import { INCOMPRESSIBLE_BYTES_MAX } from '../store/page-store.ts';
 
 const QUEUES_MAX = 256;
+const QUEUE_THREADS_MAX = 16;
 /** vhost-user.json's VhostUserBackendCapabilities: neither --read-only nor --blk-file. */
 const CAPABILITIES = { type: 'block', features: [] };
 
@@ -74,7 +75,7 @@ function command(): Command {
     )
     .option('--pool-limit <size>', 'hard limit of host memory for stored pages')
     .option('--num-queues <n>', 'request queues offered to the guest', '64')
-    .option('--queue-threads <n>', 'threads that serve them (this version: 1)', '1')
+    .option('--queue-threads <n>', 'threads that serve them (without a backing swap)', '1')
     .option('--control-path <path>', 'control socket (default: SOCKET.control)')
     .addOption(
       new Option('--log-level <level>', 'least severity that is logged, as JSON on stderr')
@@ -92,6 +93,21 @@ function parseCount(text: string, what: string, min: number, max: number): numbe
   const count = /^\d+$/.test(text) ? Number(text) : Number.NaN;
   if (!(count >= min && count <= max)) {
     throw new UsageError(`${what}: expected a number from ${min} to ${max}, got '${text}'`);
+  }
+  return count;
+}
+
+function queueThreads(o: Options, numQueues: number): number {
+  const count = parseCount(o.queueThreads, '--queue-threads', 1, QUEUE_THREADS_MAX);
+  if (count > numQueues) {
+    throw new UsageError(
+      `--queue-threads: expected a queue for each (--num-queues: ${numQueues}), got ${count}`,
+    );
+  }
+  if (count > 1 && o.backingSwap !== undefined) {
+    throw new UsageError(
+      '--queue-threads: expected 1 with --backing-swap: one thread keeps the order of its I/O',
+    );
   }
   return count;
 }
@@ -116,14 +132,12 @@ function daemonOptions(o: Options): DaemonOptions {
   if (o.backingIo !== 'auto' && o.backingSwap === undefined) {
     throw new UsageError('--backing-io: expected --backing-swap with it');
   }
-  if (o.queueThreads !== '1') {
-    throw new UsageError(`--queue-threads: this version serves with 1, got '${o.queueThreads}'`);
-  }
   if (!/^[\x21-\x7e]{1,20}$/.test(o.name) || o.name.includes('/')) {
     throw new UsageError(
       `--name: expected 1 to 20 printable characters without /, got '${o.name}'`,
     );
   }
+  const numQueues = parseCount(o.numQueues, '--num-queues', 1, QUEUES_MAX);
   const size = (text: string | undefined, what: string) =>
     text === undefined ? undefined : parseSize(text, what);
   const diskBytes = size(o.disksize, '--disksize');
@@ -144,7 +158,8 @@ function daemonOptions(o: Options): DaemonOptions {
     controlPath: o.controlPath ?? defaultControlPath(o.socketPath),
     isControlOptional: o.controlPath === undefined,
     guestPageBytes: Number(o.guestPageSize),
-    numQueues: parseCount(o.numQueues, '--num-queues', 1, QUEUES_MAX),
+    numQueues,
+    queueThreads: queueThreads(o, numQueues),
     logLevel: o.logLevel,
     ...(diskBytes === undefined ? {} : { diskBytes }),
     ...(diskBytesMax === undefined ? {} : { diskBytesMax }),

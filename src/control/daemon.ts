@@ -65,22 +65,40 @@ export async function runDaemon(options: DaemonOptions): Promise<void> {
       if (!isNow && isConnected) stop('the inherited connection has ended');
     },
   });
-  openControl(
-    options,
-    sockets,
-    log,
-    methods(thread, device, () => connections > 0),
-  );
-  if (isConnected) {
-    thread.order({ kind: 'adopt', device: device.name, fd: (socket as { fd: number }).fd });
-  } else {
-    const fd = 'fd' in socket ? socket.fd : listenAt(socket.path, sockets);
-    thread.order({ kind: 'listen', device: device.name, fd });
+  try {
+    openSockets(
+      options,
+      sockets,
+      log,
+      thread,
+      methods(thread, device, () => connections > 0),
+    );
+  } catch (error) {
+    // The process could not end while they wait in the kernel.
+    await thread.stop(STOP_MILLIS_MAX);
+    throw error;
   }
   log.info(
     { device: device.name, disksize: device.diskBytes, socket },
     `${device.name}: ${formatBytes(device.diskBytes)} ready`,
   );
+}
+
+/** The control socket, then the front end's: whoever sees that may begin. */
+function openSockets(
+  options: DaemonOptions,
+  sockets: ListeningSocket[],
+  log: Logger,
+  thread: ReactorThread,
+  methods: Methods,
+): void {
+  openControl(options, sockets, log, methods);
+  const { name: device, socket } = options;
+  if ('path' in socket) {
+    thread.order({ kind: 'listen', device, fd: listenAt(socket.path, sockets) });
+  } else {
+    thread.order({ kind: isListening(socket.fd) ? 'listen' : 'adopt', device, fd: socket.fd });
+  }
 }
 
 function openLog(level: string): Logger {
@@ -154,7 +172,7 @@ function faultMethods(thread: ReactorThread, device: string): Methods {
     fault: (params) => {
       const { thread: where, backing } = params as { thread?: string; backing?: Faults };
       if (backing !== undefined) thread.order({ kind: 'faults', device, faults: backing });
-      if (where === 'reactor') thread.order({ kind: 'fail' });
+      if (where === 'reactor' || where === 'queue thread') thread.order({ kind: 'fail', where });
       if (where === 'control') setImmediate(throwFault);
       return null;
     },

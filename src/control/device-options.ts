@@ -34,6 +34,7 @@ export interface DeviceWishes {
   readonly guestRamBytes?: number;
   readonly guestPageBytes: number;
   readonly numQueues: number;
+  readonly queueThreads?: number;
   readonly poolLimitBytes?: number;
 }
 
@@ -54,7 +55,8 @@ export function deviceOptions(
   log: Log,
   hasFaults: boolean,
 ): BlockDeviceOptions {
-  const { name, guestPageBytes, numQueues, poolLimitBytes, backingSwap } = wishes;
+  const { name, guestPageBytes, numQueues, queueThreads = 1 } = wishes;
+  const { poolLimitBytes, backingSwap } = wishes;
   const ram = ramOf(wishes);
   const file = backingSwap === undefined ? undefined : openBackingFile(backingSwap, guestPageBytes);
   const diskBytes = diskSize(wishes, file, ram, log);
@@ -72,7 +74,8 @@ export function deviceOptions(
     (file === undefined ? INCOMPRESSIBLE_BYTES : BACKED_INCOMPRESSIBLE_BYTES);
   const io = wishes.backingIo ?? 'auto';
   return {
-    ...{ name, diskBytes, diskBytesMax, guestPageBytes, numQueues, incompressibleBytes },
+    ...{ name, diskBytes, diskBytesMax, guestPageBytes, numQueues, queueThreads },
+    incompressibleBytes,
     ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
     ...(file === undefined
       ? {}

@@ -33,8 +33,11 @@ import { BLOCK_FEATURES, BlockConfig } from '../virtio-blk/config-space.ts';
 import { REQUESTS } from '../virtio-blk/page-device.ts';
 import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../virtio-blk/protocol.ts';
 import { type Backing, type BackingOptions, makeBacking } from './backing.ts';
-import { QueueSet, type Report } from './queue-set.ts';
+import type { QueueCall } from './orders.ts';
+import { type DeviceQueues, QueueSet, type Report } from './queue-set.ts';
+import { RemoteQueues } from './remote-queues.ts';
 import type { KickWatcher, RingFeatures } from './ring.ts';
+import type { ThreadCaller } from './thread-call.ts';
 
 const DEVICE_FEATURES =
   VIRTIO_F_VERSION_1 | VIRTIO_RING_F_INDIRECT_DESC | VIRTIO_RING_F_EVENT_IDX | BLOCK_FEATURES;
@@ -57,6 +60,8 @@ export interface BlockDeviceOptions {
   readonly diskBytesMax?: number;
   readonly guestPageBytes: number;
   readonly numQueues: number;
+  /** Threads that serve the queues: the reactor's, and so many less one of its queue threads. */
+  readonly queueThreads?: number;
   readonly poolLimitBytes?: number;
   /** A page that compresses to more is incompressible. */
   readonly incompressibleBytes?: number;
@@ -79,7 +84,10 @@ export class BlockDevice implements BackendHandler {
   readonly #report: Report;
   readonly #config: BlockConfig;
   readonly #backing: Backing | undefined;
+  /** What this thread serves. */
   readonly #queues: QueueSet;
+  /** That, and what other threads serve: ring n belongs to set n modulo their number. */
+  readonly #sets: readonly DeviceQueues[];
   #session: BackendSession | undefined;
   #ringFeatures: RingFeatures = NO_FEATURES;
   #isLegacy = true;
@@ -91,6 +99,7 @@ export class BlockDevice implements BackendHandler {
     options: BlockDeviceOptions,
     watcher: KickWatcher & CompletionWatcher,
     report: Report,
+    threads: readonly ThreadCaller<QueueCall>[] = [],
   ) {
     const slots = options.diskBytes / PAGE_BYTES;
     assert(Number.isInteger(slots) && slots >= 2, 'a disk is whole pages, two at least');
@@ -99,11 +108,17 @@ export class BlockDevice implements BackendHandler {
     this.#report = report;
     this.#config = new BlockConfig(slots, options.numQueues);
     const { backing, guestPageBytes, diskBytesMax = options.diskBytes } = options;
-    const { poolLimitBytes, incompressibleBytes } = options;
+    const { poolLimitBytes, incompressibleBytes, queueThreads = 1 } = options;
+    assert(
+      backing === undefined || queueThreads === 1,
+      'one thread does all I/O of a backing swap',
+    );
+    assert(queueThreads <= threads.length + 1, 'the reactor has the threads that its devices want');
     this.store = PageStore.make({
       slots,
       slotsMax: diskBytesMax / PAGE_BYTES,
       hasBacking: backing !== undefined,
+      threads: queueThreads,
       ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
       ...(incompressibleBytes === undefined ? {} : { incompressibleBytes }),
     });
@@ -118,9 +133,13 @@ export class BlockDevice implements BackendHandler {
     const { name, store, queueCount } = this;
     const backed = this.#backing?.store;
     this.#queues = new QueueSet({ name, queueCount, store, backed }, watcher, report);
+    const remote = threads.slice(0, queueThreads - 1).map((thread, i) => {
+      return new RemoteQueues(thread, { name, queueCount, share: store.share, thread: i + 1 });
+    });
+    this.#sets = [this.#queues, ...remote];
   }
 
-  /** For a reactor to serve. */
+  /** For the reactor to serve. */
   get queues(): QueueSet {
     return this.#queues;
   }
@@ -130,7 +149,7 @@ export class BlockDevice implements BackendHandler {
     assert(bytes % PAGE_BYTES === 0, 'a disk is whole pages');
     // Whoever asked may have been overtaken by somebody who asked for more.
     if (bytes / PAGE_BYTES <= this.store.slots) return;
-    this.#queues.grow(bytes / PAGE_BYTES);
+    for (const set of this.#sets) set.grow(bytes / PAGE_BYTES);
     this.#report('info', `the disk is ${formatBytes(bytes)} now`);
     this.#config.setCapacity(this.store.slots);
     this.#isConfigNews = true;
@@ -168,7 +187,7 @@ export class BlockDevice implements BackendHandler {
 
   /** Ends the session: rings stop, guest memory is unmapped; the store keeps every page. */
   detach(): void {
-    this.#queues.close();
+    for (const set of this.#sets) set.close();
     this.#session?.close();
     this.#session = undefined;
     this.#isLegacy = true;
@@ -191,51 +210,61 @@ export class BlockDevice implements BackendHandler {
   }
 
   setMemoryTable(regions: readonly MemoryRegion[], fds: readonly number[]): void {
-    this.#changeRings(() => this.#queues.setMemoryTable(regions, fds));
+    this.#inAll(
+      (set) => set.setMemoryTable(regions, fds),
+      (set) => set.setMemoryTable([], []),
+    );
     for (const fd of fds) this.#warnOfShrinking(fd);
   }
 
   addMemoryRegion(region: MemoryRegion, fd: number): void {
-    this.#changeRings(() => this.#queues.addMemoryRegion(region, fd));
+    this.#inAll(
+      (set) => set.addMemoryRegion(region, fd),
+      (set) => set.removeMemoryRegion(region),
+    );
     this.#warnOfShrinking(fd);
   }
 
   removeMemoryRegion(region: MemoryRegion): void {
-    this.#changeRings(() => this.#queues.removeMemoryRegion(region));
+    // All have the same regions: none knows it, or all do.
+    this.#inAll(
+      (set) => set.removeMemoryRegion(region),
+      () => {},
+    );
   }
 
   setVringNum(index: number, num: number): void {
-    this.#queues.setVringNum(index, num);
+    this.#setOf(index).setVringNum(index, num);
   }
 
   setVringBase(index: number, base: number): void {
-    this.#queues.setVringBase(index, base);
+    this.#setOf(index).setVringBase(index, base);
   }
 
   setVringAddress(address: VringAddress): void {
-    this.#changeRings(() => this.#queues.setVringAddress(address));
+    this.#changeRings(() => this.#setOf(address.index).setVringAddress(address));
   }
 
   getVringBase(index: number): number {
-    return this.#changeRings(() => this.#queues.getVringBase(index));
+    return this.#changeRings(() => this.#setOf(index).getVringBase(index));
   }
 
   setVringKick(index: number, fd: number | undefined): void {
     // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts enabled."
     const terms = { ...this.#ringFeatures, startsEnabled: this.#isLegacy };
-    this.#changeRings(() => this.#queues.setVringKick(index, fd, terms));
+    this.#changeRings(() => this.#setOf(index).setVringKick(index, fd, terms));
   }
 
   setVringCall(index: number, fd: number | undefined): void {
-    this.#queues.setVringCall(index, fd);
+    this.#setOf(index).setVringCall(index, fd);
   }
 
   setVringErr(index: number, fd: number | undefined): void {
-    this.#queues.setVringErr(index, fd);
+    this.#setOf(index).setVringErr(index, fd);
   }
 
   setVringEnable(index: number, isEnabled: boolean): void {
-    this.#changeRings(() => this.#queues.setVringEnable(index, isEnabled));
+    this.#changeRings(() => this.#setOf(index).setVringEnable(index, isEnabled));
   }
 
   getConfig(offset: number, size: number): Uint8Array | undefined {
@@ -250,16 +279,37 @@ export class BlockDevice implements BackendHandler {
   }
 
   disableRings(): void {
-    this.#queues.disableRings();
+    for (const set of this.#sets) set.disableRings();
   }
 
   resetDevice(): void {
-    this.#queues.resetRings();
+    for (const set of this.#sets) set.resetRings();
     this.#ringFeatures = NO_FEATURES;
     this.#config.setWriteback(true);
   }
 
   // ── Helpers ───────────────────────────────────────────────────────────────────────────────────
+
+  #setOf(ring: number): DeviceQueues {
+    return this.#sets[ring % this.#sets.length]!;
+  }
+
+  /** In all threads or in none: where one of them cannot, it is undone in the others. */
+  #inAll(change: (set: DeviceQueues) => void, undo: (set: DeviceQueues) => void): void {
+    const done: DeviceQueues[] = [];
+    const errors: unknown[] = [];
+    for (const set of this.#sets) {
+      try {
+        change(set);
+        done.push(set);
+      } catch (error) {
+        errors.push(error);
+      }
+    }
+    if (errors.length > 0) for (const set of done) undo(set);
+    this.#tellOfConfig();
+    if (errors.length > 0) throw errors[0];
+  }
 
   /** Whatever may change which rings are served. */
   #changeRings<T>(change: () => T): T {
@@ -275,7 +325,8 @@ export class BlockDevice implements BackendHandler {
    * may miss it while it stops the device: so it stays news until configuration space is read.
    */
   #tellOfConfig(): void {
-    if (this.#isConfigNews && this.#queues.isServing()) this.#session?.sendConfigChange();
+    if (!this.#isConfigNews) return;
+    if (this.#sets.some((set) => set.isServing())) this.#session?.sendConfigChange();
   }
 
   #warnOfShrinking(fd: number): void {

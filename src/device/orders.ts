@@ -1,18 +1,50 @@
 /**
- * What passes between the control thread and a reactor thread: orders one way, reports the other.
- * Plain data; file descriptors are numbers, valid in both, because threads share them.
+ * What passes between threads: orders from the control thread to a reactor thread, calls from that to
+ * its queue threads, reports from all of them to the control thread. Plain data; file descriptors are
+ * numbers, valid everywhere, because threads share them.
  */
 
 import type { Faults } from '../backing/fault-io.ts';
+import type { StoreShare } from '../store/page-store.ts';
 import type { BlockDeviceOptions } from './block-device.ts';
-import type { ReportLevel } from './queue-set.ts';
+import type { DeviceQueues, ReportLevel } from './queue-set.ts';
+import type { LineEnd } from './thread-call.ts';
 
 /** How a reactor thread begins. */
 export interface ReactorOptions {
   /** eventfd by which orders are announced. */
   readonly wakeFd: number;
   readonly devices: readonly BlockDeviceOptions[];
+  /** To the queue threads that help it. */
+  readonly lines: readonly LineEnd[];
 }
+
+/** How a queue thread begins. */
+export interface QueueWorkerOptions {
+  readonly line: LineEnd;
+}
+
+/** What a queue thread is told of a device. */
+export interface RemoteQueuesOptions {
+  readonly name: string;
+  readonly queueCount: number;
+  readonly share: StoreShare;
+  /** Which of the store's threads it is. */
+  readonly thread: number;
+}
+
+/** What a reactor thread calls a queue thread for. */
+export type QueueCall =
+  | { readonly kind: 'open'; readonly options: RemoteQueuesOptions }
+  | {
+      readonly kind: 'queues';
+      readonly device: string;
+      readonly method: keyof DeviceQueues;
+      readonly args: readonly unknown[];
+    }
+  | { readonly kind: 'stop' }
+  /** Fault injection for tests: throw in that thread. */
+  | { readonly kind: 'fail' };
 
 export type Order =
   | { readonly kind: 'listen'; readonly device: string; readonly fd: number }
@@ -21,8 +53,8 @@ export type Order =
   | { readonly kind: 'memlimit'; readonly device: string; readonly bytes: number }
   | { readonly kind: 'grow'; readonly device: string; readonly bytes: number }
   | { readonly kind: 'stop' }
-  /** Fault injection for tests: throw in the reactor. */
-  | { readonly kind: 'fail' }
+  /** Fault injection for tests: throw in the reactor, or in a queue thread. */
+  | { readonly kind: 'fail'; readonly where: 'reactor' | 'queue thread' }
   | { readonly kind: 'faults'; readonly device: string; readonly faults: Faults };
 
 export type ReactorReport =

@@ -1,7 +1,10 @@
 /**
- * A reactor thread as the control thread sees it: start, order, stop, and its devices' figures.
+ * A reactor thread, with the queue threads that help it, as the control thread sees it: start, order,
+ * stop, and its devices' figures. The control thread makes them all, for a thread that never returns
+ * to its event loop cannot; orders go to the reactor alone, which calls the others.
  */
 
+import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { RefusedError } from '../base/errors.ts';
 import { mapFileWindow } from '../memory/memory-file.ts';
@@ -10,7 +13,8 @@ import { abortWith } from '../native/process.ts';
 import { FIGURES_BYTES, type HeaderFigures, headerFigures } from '../store/layout.ts';
 import { readStatistics, type Statistics } from '../store/statistics.ts';
 import type { BlockDeviceOptions } from './block-device.ts';
-import type { Order, ReactorOptions, ReactorReport } from './orders.ts';
+import type { Order, QueueWorkerOptions, ReactorOptions, ReactorReport } from './orders.ts';
+import { type LineEnd, makeLine } from './thread-call.ts';
 
 export type LogReport = Extract<ReactorReport, { kind: 'log' }>;
 
@@ -21,28 +25,25 @@ export interface ReactorThreadEvents {
 
 export class ReactorThread {
   readonly #worker: Worker;
+  readonly #events: ReactorThreadEvents;
   readonly #wakeFd: number;
   readonly #devices: readonly BlockDeviceOptions[];
   readonly #figures = new Map<string, HeaderFigures>();
-  readonly #ended: Promise<void>;
+  readonly #ended: Promise<unknown>;
   #isStopping = false;
 
   private constructor(devices: readonly BlockDeviceOptions[], events: ReactorThreadEvents) {
     this.#devices = devices;
     this.#wakeFd = createEventFd();
-    const workerData: ReactorOptions = { wakeFd: this.#wakeFd, devices };
-    this.#worker = new Worker(new URL('./reactor-worker.js', import.meta.url), {
-      workerData,
-      // Descriptors are counted by their owners here; the thread's end must close none.
-      trackUnmanagedFds: false,
-    });
-    this.#worker.on('message', (report: ReactorReport) => {
-      if (report.kind === 'log') events.log(report);
-      if (report.kind === 'connection') events.connection(report.device, report.isConnected);
-    });
-    this.#ended = new Promise((resolve) => {
-      this.#worker.once('exit', () => resolve());
-    });
+    this.#events = events;
+    const helpers = Math.max(0, ...devices.map(({ queueThreads = 1 }) => queueThreads - 1));
+    const lines = Array.from({ length: helpers }, () => makeLine());
+    const queueWorkers = lines.map(({ answerer }) => this.#startQueueThread(answerer));
+    const callers = lines.map(({ caller }) => caller);
+    const workerData: ReactorOptions = { wakeFd: this.#wakeFd, devices, lines: callers };
+    this.#worker = this.#startWorker('reactor-worker', workerData, callers);
+    const exits = [this.#worker, ...queueWorkers].map((worker) => once(worker, 'exit'));
+    this.#ended = Promise.all(exits);
   }
 
   /** Starts a thread with these devices; resolves when they exist, rejects with the reason. */
@@ -66,12 +67,35 @@ export class ReactorThread {
     return readStatistics(identity, this.#figures.get(device)!);
   }
 
-  /** Orders the thread to end and waits for it, at most `millis`. */
+  /** Orders the threads to end and waits for them, at most `millis`. */
   async stop(millis: number): Promise<void> {
     this.#isStopping = true;
     this.order({ kind: 'stop' });
     const timeout = new Promise<void>((resolve) => setTimeout(resolve, millis).unref());
     await Promise.race([this.#ended, timeout]);
+  }
+
+  #startQueueThread(line: LineEnd): Worker {
+    const workerData: QueueWorkerOptions = { line };
+    const worker = this.#startWorker('queue-worker', workerData, [line]);
+    worker.on('error', (error) => abortWith('a queue thread', error));
+    return worker;
+  }
+
+  #startWorker(name: string, workerData: object, lines: readonly LineEnd[]): Worker {
+    const worker = new Worker(new URL(`./${name}.js`, import.meta.url), {
+      workerData,
+      transferList: lines.map(({ port }) => port),
+      // Descriptors are counted by their owners here; the thread's end must close none.
+      trackUnmanagedFds: false,
+    });
+    worker.on('message', (report: ReactorReport) => {
+      if (report.kind === 'log') this.#events.log(report);
+      if (report.kind === 'connection') {
+        this.#events.connection(report.device, report.isConnected);
+      }
+    });
+    return worker;
   }
 
   #untilReady(): Promise<void> {

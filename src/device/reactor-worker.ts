@@ -7,45 +7,64 @@ import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_thread
 import { assert } from '../base/assert.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
 import { abortWith } from '../native/process.ts';
-import { BlockDevice } from './block-device.ts';
-import type { Order, ReactorOptions, ReactorReport } from './orders.ts';
+import { BlockDevice, type BlockDeviceOptions } from './block-device.ts';
+import type { Order, QueueCall, ReactorOptions, ReactorReport } from './orders.ts';
 import type { ReportLevel } from './queue-set.ts';
 import { Reactor } from './reactor.ts';
+import { ThreadCaller } from './thread-call.ts';
 
 function main(): void {
   const port = parentPort;
   assert(port !== null, 'this file is a worker thread');
   const post = (report: ReactorReport) => port.postMessage(report);
   const options = workerData as ReactorOptions;
-  const devices = new Map<string, BlockDevice>();
+  const threads = options.lines.map((line) => new ThreadCaller<QueueCall>(line));
   const reactor = new Reactor(options.wakeFd, {
     takeOrders: () => {
       for (let it = receiveMessageOnPort(port); it; it = receiveMessageOnPort(port)) {
-        obey(reactor, devices, it.message as Order);
+        obey(everything, it.message as Order);
       }
     },
     report: (device, level, message) => post({ kind: 'log', device, level, message }),
     connection: (device, isConnected) => post({ kind: 'connection', device, isConnected }),
   });
+  const everything: Everything = { reactor, devices: new Map(), threads };
+  const refusal = makeDevices(options.devices, everything, post);
+  if (refusal === undefined) reactor.run();
+  reactor.close();
+  for (const thread of threads) thread.call({ kind: 'stop' });
+  if (refusal !== undefined) post({ kind: 'refused', reason: refusal });
+}
+
+/** Why they cannot be made; undefined: they are. */
+function makeDevices(
+  wanted: readonly BlockDeviceOptions[],
+  { reactor, devices, threads }: Everything,
+  post: (report: ReactorReport) => void,
+): string | undefined {
   try {
-    for (const each of options.devices) {
+    for (const each of wanted) {
       const report = (level: ReportLevel, message: string) =>
         post({ kind: 'log', device: each.name, level, message });
-      const device = new BlockDevice(each, reactor, report);
+      const device = new BlockDevice(each, reactor, report, threads);
       devices.set(each.name, device);
       reactor.add(device.queues);
       post({ kind: 'ready', device: each.name, figuresFd: device.store.mapped.shared.fd });
     }
+    return undefined;
   } catch (error) {
-    if (!(error instanceof RefusedError) && !(error instanceof SystemError)) throw error;
-    post({ kind: 'refused', reason: error.message });
-    return;
+    if (error instanceof RefusedError || error instanceof SystemError) return error.message;
+    throw error;
   }
-  reactor.run();
-  reactor.close();
 }
 
-function obey(reactor: Reactor, devices: Map<string, BlockDevice>, order: Order): void {
+interface Everything {
+  readonly reactor: Reactor;
+  readonly devices: Map<string, BlockDevice>;
+  readonly threads: readonly ThreadCaller<QueueCall>[];
+}
+
+function obey({ reactor, devices, threads }: Everything, order: Order): void {
   switch (order.kind) {
     case 'listen':
       reactor.listen(named(devices, order.device), order.fd);
@@ -66,7 +85,9 @@ function obey(reactor: Reactor, devices: Map<string, BlockDevice>, order: Order)
       reactor.stop();
       return;
     case 'fail':
-      throw new Error('fault injected into the reactor');
+      if (order.where === 'reactor') throw new Error('fault injected into the reactor');
+      threads[0]?.call({ kind: 'fail' });
+      return;
   }
 }
 

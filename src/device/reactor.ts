@@ -36,9 +36,11 @@ const PASSING_ERRNOS: ReadonlySet<number> = new Set([4, 11, 103]);
 export interface ReactorEvents {
   /** Orders are waiting: the wake-up descriptor was signalled. */
   takeOrders(): void;
+  /** Not 0 while somebody waits for an order to be taken: then it is looked for after each turn. */
+  readonly urgent?: Int32Array;
   report(device: string, level: ReportLevel, message: string): void;
   /** A connection has begun or ended. */
-  connection(device: string, isConnected: boolean): void;
+  connection?(device: string, isConnected: boolean): void;
 }
 
 interface Endpoint {
@@ -54,6 +56,7 @@ interface Endpoint {
 export class Reactor implements KickWatcher, CompletionWatcher {
   readonly #epoll = new Epoll();
   readonly #events: ReactorEvents;
+  readonly #urgent: Int32Array | undefined;
   readonly #wakeFd: number;
   /** What to do for each descriptor's event, by token; the token is the descriptor. */
   readonly #handlers = new Map<number, () => void>();
@@ -67,6 +70,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
   constructor(wakeFd: number, events: ReactorEvents) {
     this.#wakeFd = wakeFd;
     this.#events = events;
+    this.#urgent = events.urgent;
     this.#watch(wakeFd, () => {
       drainEventFd(wakeFd);
       events.takeOrders();
@@ -127,10 +131,15 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     for (let turn = 0; !this.#isStopping; turn = (turn + 1) & 0xffff) {
       const isBusy = this.#serve() || this.#poll();
       if (!isBusy && this.#sleep()) continue;
-      if (turn % TURNS_PER_LOOK !== 0) continue;
+      if (turn % TURNS_PER_LOOK !== 0 && !this.#isUrgent()) continue;
       this.#maintain(monotonicMicros());
       this.#dispatch(0);
     }
+  }
+
+  /** HOT PATH: no allocation. */
+  #isUrgent(): boolean {
+    return this.#urgent !== undefined && Atomics.load(this.#urgent, 0) !== 0;
   }
 
   /** Ends all sessions; listening descriptors stay the caller's. */
@@ -276,7 +285,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     }
     device.attach(fd);
     endpoint.sessionFd = fd;
-    this.#events.connection(device.name, true);
+    this.#events.connection?.(device.name, true);
     this.#events.report(device.name, 'info', `front end connected: process ${peerProcessId(fd)}`);
   }
 
@@ -290,7 +299,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
       this.#events.report(device.name, 'error', `connection dropped: ${error.message}`);
     }
     this.#end(endpoint);
-    this.#events.connection(device.name, false);
+    this.#events.connection?.(device.name, false);
   }
 
   #end(endpoint: Endpoint): void {

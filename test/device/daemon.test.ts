@@ -41,8 +41,9 @@ async function daemonWith(args: readonly string[] = [], env = {}): Promise<Daemo
   return daemon;
 }
 
-function attach(daemon: Daemon): AttachedDriver {
-  const attached = AttachedDriver.connect(daemon);
+/** Ring `index`: with several queue threads, that of its number serves it. */
+function attach(daemon: Daemon, index = 0): AttachedDriver {
+  const attached = AttachedDriver.connect(daemon, { index });
   cleanUps.push(() => attached.close());
   return attached;
 }
@@ -93,7 +94,7 @@ function keepBusy({ driver, kickFd }: AttachedDriver): void {
   if (ring.publish()) signalEventFd(kickFd);
 }
 
-function fault(daemon: Daemon, thread: 'control' | 'reactor'): void {
+function fault(daemon: Daemon, thread: 'control' | 'reactor' | 'queue thread'): void {
   const socket = connect(daemon.controlPath);
   socket.on('error', () => {});
   const call = { jsonrpc: '2.0', id: 1, method: 'fault', params: { thread } };
@@ -118,11 +119,16 @@ function read(attached: AttachedDriver, page: number): Uint8Array {
 if (!isBuilt) console.warn('daemon.test.ts: SKIPPED, dist/ is missing: run "npm run build"');
 
 describe.skipIf(!isBuilt)('the daemon ends', () => {
-  it.each([false, true])(
-    'on SIGTERM with status 0, busy %s, and leaves no socket',
-    async (isBusy) => {
-      const daemon = await daemonWith();
-      const attached = isBusy ? attach(daemon) : undefined;
+  it.each([
+    [1, false],
+    [1, true],
+    [4, false],
+    [4, true],
+  ])(
+    'on SIGTERM with status 0, %i queue threads, busy %s, and leaves no socket',
+    async (threads, isBusy) => {
+      const daemon = await daemonWith(['--queue-threads', `${threads}`]);
+      const attached = isBusy ? attach(daemon, threads - 1) : undefined;
       if (attached !== undefined) keepBusy(attached);
       const stop = () => void daemon.child.kill('SIGTERM');
       const { millis, result } = await ending(daemon, stop, attached);
@@ -137,15 +143,17 @@ describe.skipIf(!isBuilt)('the daemon ends', () => {
     ['control', true],
     ['reactor', false],
     ['reactor', true],
+    ['queue thread', false],
+    ['queue thread', true],
   ] as const)('at once when the %s thread fails, busy %s, saying why', async (thread, isBusy) => {
-    const daemon = await daemonWith([], FAULTS);
-    const attached = isBusy ? attach(daemon) : undefined;
+    const daemon = await daemonWith(['--queue-threads', '2'], FAULTS);
+    const attached = isBusy ? attach(daemon, 1) : undefined;
     if (attached !== undefined) keepBusy(attached);
     const { millis, result } = await ending(daemon, () => fault(daemon, thread), attached);
     expect(result.signal).toBe('SIGABRT');
     expect(millis).toBeLessThan(END_MILLIS_MAX);
     expect(daemon.stderr).toMatch(
-      /fatal error in (the control thread|a reactor): .*fault injected/,
+      /fatal error in (the control thread|a reactor|a queue thread): .*fault injected/,
     );
   });
 
@@ -201,12 +209,24 @@ describe.skipIf(!isBuilt)('the daemon begins', () => {
     expect(existsSync(path)).toBe(true);
   });
 
-  it('not in a folder that is not there: status 1, with the path and the reason', async () => {
-    const path = join(folder(), 'missing', 'x.sock');
-    const result = await run(RAMZSWAPD, ['--socket-path', path, '--disksize', '16M']);
+  it.each([1, 4])(
+    'not in a folder that is not there: status 1, with the path and the reason; %i queue threads',
+    async (threads) => {
+      const path = join(folder(), 'missing', 'x.sock');
+      const args = ['--socket-path', path, '--disksize', '16M', '--queue-threads', `${threads}`];
+      const result = await run(RAMZSWAPD, args);
+      expect(result.exitCode).toBe(1);
+      expect(result.stderr).toContain(path);
+      expect(result.stderr).toMatch(/ENOENT/);
+    },
+  );
+
+  it.each([1, 4])('not without memory for its first page, %i queue threads', async (threads) => {
+    const path = join(folder(), 'x.sock');
+    const args = ['--socket-path', path, '--pool-limit', '1K', '--queue-threads', `${threads}`];
+    const result = await run(RAMZSWAPD, [...args, '--disksize', '16M']);
     expect(result.exitCode).toBe(1);
-    expect(result.stderr).toContain(path);
-    expect(result.stderr).toMatch(/ENOENT/);
+    expect(result.stderr).toMatch(/no room for the swap header/);
   });
 
   it.each([
@@ -216,6 +236,9 @@ describe.skipIf(!isBuilt)('the daemon begins', () => {
     [['--pool-limit', 'lots'], /--pool-limit: expected a size/],
     [['--num-queues', '0'], /--num-queues: expected a number from 1 to 256, got '0'/],
     [['--num-queues', '257'], /got '257'/],
+    [['--queue-threads', '17'], /--queue-threads: expected a number from 1 to 16, got '17'/],
+    [['--num-queues', '2', '--queue-threads', '3'], /expected a queue for each .*: 2\), got 3/],
+    [['--queue-threads', '2', '--backing-swap', 'x'], /expected 1 with --backing-swap/],
     [['--name', 'a/b'], /--name: expected 1 to 20 printable characters/],
     [['--fd', '3'], /expected one of --socket-path PATH and --fd N/],
     [['--guest-page-size', '8192'], /guest-page-size/],

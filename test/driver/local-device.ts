@@ -8,7 +8,9 @@ import {
   type BlockDeviceOptions,
   type CompletionWatcher,
 } from '../../src/device/block-device.ts';
+import type { QueueCall } from '../../src/device/orders.ts';
 import type { KickWatcher } from '../../src/device/ring.ts';
+import type { ThreadCaller } from '../../src/device/thread-call.ts';
 import { createEventFd } from '../../src/native/eventfd.ts';
 import { closeFd } from '../../src/native/fd.ts';
 import { PROTOCOL_FEATURES } from '../../src/vhost-user-ts/index.ts';
@@ -27,12 +29,19 @@ export class LocalDevice implements KickWatcher, CompletionWatcher {
   readonly #fds: number[] = [];
   readonly #undo: (() => void)[] = [];
 
-  constructor(options: Partial<BlockDeviceOptions> = {}, ram = new GuestRam(4 << 20)) {
+  /** `threads`: they serve queues too, by themselves. */
+  constructor(
+    options: Partial<BlockDeviceOptions> = {},
+    ram = new GuestRam(4 << 20),
+    threads: readonly ThreadCaller<QueueCall>[] = [],
+  ) {
     this.ram = ram;
     const all = { name: 'ramzswap0', diskBytes: 1 << 20, guestPageBytes: 4096, numQueues: 4 };
-    this.device = new BlockDevice({ ...all, ...options }, this, (level, message) => {
+    const queueThreads = threads.length + 1;
+    const report = (level: string, message: string) => {
       this.reports.push(`${level}: ${message}`);
-    });
+    };
+    this.device = new BlockDevice({ ...all, ...options, queueThreads }, this, report, threads);
     this.frontEnd = this.connect();
   }
 

@@ -3,25 +3,17 @@
  * or another slot's, and when all is freed nothing is left and nothing was miscounted.
  */
 
-import { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
 import { readStatistics } from '../../src/store/statistics.ts';
 import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
+import { startThread } from '../driver/threads.ts';
 import { SEED } from '../models/random.ts';
 import { impossibleReads, type Timed } from '../models/register.ts';
 import { StoreBench } from '../models/store-bench.ts';
 import { EMPTY, KIND, LOG_WORDS, type ThreadOrders } from '../models/store-thread.ts';
 
-/** A worker cannot begin with TypeScript. */
-const START = `
-  import('tsx/esm/api').then(({ register }) => {
-    register();
-    return import(${JSON.stringify(new URL('../models/store-thread.ts', import.meta.url).href)});
-  });
-`;
-
 async function runThread(orders: ThreadOrders): Promise<void> {
-  const worker = new Worker(START, { eval: true, workerData: orders });
+  const worker = startThread(new URL('../models/store-thread.ts', import.meta.url), orders);
   return new Promise((resolve, reject) => {
     worker.once('message', () => resolve());
     worker.once('error', reject);

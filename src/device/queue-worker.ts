@@ -1,0 +1,78 @@
+/**
+ * A queue thread's entry: serves some of the queues of a reactor's devices, with a reactor of its own
+ * that has no sessions. All it does it is called for by the reactor thread (remote-queues.ts); what
+ * it has to tell it posts to the control thread.
+ */
+
+import { parentPort, workerData } from 'node:worker_threads';
+import { assert } from '../base/assert.ts';
+import { abortWith } from '../native/process.ts';
+import { PageStore } from '../store/page-store.ts';
+import type {
+  QueueCall,
+  QueueWorkerOptions,
+  ReactorReport,
+  RemoteQueuesOptions,
+} from './orders.ts';
+import { type DeviceQueues, QueueSet, type ReportLevel } from './queue-set.ts';
+import { Reactor } from './reactor.ts';
+import { ThreadAnswerer } from './thread-call.ts';
+
+class QueueThread {
+  readonly #reactor: Reactor;
+  readonly #sets = new Map<string, QueueSet>();
+  readonly #post: (report: ReactorReport) => void;
+
+  constructor({ line }: QueueWorkerOptions, post: (report: ReactorReport) => void) {
+    this.#post = post;
+    const answerer = new ThreadAnswerer<QueueCall>(line);
+    const carryOut = (call: QueueCall) => this.#carryOut(call);
+    this.#reactor = new Reactor(line.wakeFd, {
+      takeOrders: () => answerer.answer(carryOut),
+      urgent: line.word,
+      report: (device, level, message) => post({ kind: 'log', device, level, message }),
+    });
+  }
+
+  run(): void {
+    this.#reactor.run();
+    this.#reactor.close();
+  }
+
+  #carryOut(call: QueueCall): unknown {
+    switch (call.kind) {
+      case 'open':
+        this.#open(call.options);
+        return undefined;
+      case 'queues': {
+        const set = this.#sets.get(call.device);
+        assert(set !== undefined, 'calls name devices of this thread');
+        const queues = set as Record<keyof DeviceQueues, (...args: unknown[]) => unknown>;
+        return queues[call.method](...call.args);
+      }
+      case 'stop':
+        this.#reactor.stop();
+        return undefined;
+      case 'fail':
+        throw new Error('fault injected into a queue thread');
+    }
+  }
+
+  #open({ name, queueCount, share, thread }: RemoteQueuesOptions): void {
+    const report = (level: ReportLevel, message: string) =>
+      this.#post({ kind: 'log', device: name, level, message });
+    const store = PageStore.join(share, thread);
+    store.onTrouble = (what) => report('error', what);
+    const set = new QueueSet({ name, queueCount, store }, this.#reactor, report);
+    this.#sets.set(name, set);
+    this.#reactor.add(set);
+  }
+}
+
+try {
+  const port = parentPort;
+  assert(port !== null, 'this file is a worker thread');
+  new QueueThread(workerData as QueueWorkerOptions, (report) => port.postMessage(report)).run();
+} catch (error) {
+  abortWith('a queue thread', error);
+}

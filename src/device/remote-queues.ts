@@ -1,0 +1,95 @@
+/**
+ * The queues of a device that another thread serves (queue-worker.ts): each method is a call to that
+ * thread, which has carried it out when the method returns. Descriptors pass as numbers, and so does
+ * their ownership: they are the process's.
+ */
+
+import type { GuestRegion } from '../memory/guest-memory.ts';
+import type { VringAddress } from '../vhost-user-ts/index.ts';
+import type { QueueCall, RemoteQueuesOptions } from './orders.ts';
+import type { DeviceQueues, RingTerms } from './queue-set.ts';
+import type { ThreadCaller } from './thread-call.ts';
+
+export class RemoteQueues implements DeviceQueues {
+  readonly #thread: ThreadCaller<QueueCall>;
+  readonly #device: string;
+
+  /** Makes the set in that thread; throws RefusedError when it cannot be. */
+  constructor(thread: ThreadCaller<QueueCall>, options: RemoteQueuesOptions) {
+    this.#thread = thread;
+    this.#device = options.name;
+    thread.call({ kind: 'open', options });
+  }
+
+  setMemoryTable(regions: readonly GuestRegion[], fds: readonly number[]): void {
+    this.#call('setMemoryTable', regions, fds);
+  }
+
+  addMemoryRegion(region: GuestRegion, fd: number): void {
+    this.#call('addMemoryRegion', region, fd);
+  }
+
+  removeMemoryRegion(region: GuestRegion): void {
+    this.#call('removeMemoryRegion', region);
+  }
+
+  setVringNum(index: number, num: number): void {
+    this.#call('setVringNum', index, num);
+  }
+
+  setVringBase(index: number, base: number): void {
+    this.#call('setVringBase', index, base);
+  }
+
+  setVringAddress(address: VringAddress): void {
+    this.#call('setVringAddress', address);
+  }
+
+  getVringBase(index: number): number {
+    return this.#call('getVringBase', index);
+  }
+
+  setVringKick(index: number, fd: number | undefined, terms: RingTerms): void {
+    this.#call('setVringKick', index, fd, terms);
+  }
+
+  setVringCall(index: number, fd: number | undefined): void {
+    this.#call('setVringCall', index, fd);
+  }
+
+  setVringErr(index: number, fd: number | undefined): void {
+    this.#call('setVringErr', index, fd);
+  }
+
+  setVringEnable(index: number, isEnabled: boolean): void {
+    this.#call('setVringEnable', index, isEnabled);
+  }
+
+  disableRings(): void {
+    this.#call('disableRings');
+  }
+
+  resetRings(): void {
+    this.#call('resetRings');
+  }
+
+  isServing(): boolean {
+    return this.#call('isServing');
+  }
+
+  grow(slots: number): void {
+    this.#call('grow', slots);
+  }
+
+  close(): void {
+    this.#call('close');
+  }
+
+  #call<M extends keyof DeviceQueues>(
+    method: M,
+    ...args: Parameters<DeviceQueues[M]>
+  ): ReturnType<DeviceQueues[M]> {
+    const call = { kind: 'queues', device: this.#device, method, args } as const;
+    return this.#thread.call(call) as ReturnType<DeviceQueues[M]>;
+  }
+}

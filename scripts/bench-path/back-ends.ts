@@ -41,30 +41,6 @@ function storageDaemonMissing(): string | undefined {
   return findProgram('qemu-storage-daemon') ? undefined : 'no qemu-storage-daemon on this host';
 }
 
-/** qemu-storage-daemon's export of a block device as QEMU describes one, in a thread of its own. */
-async function startStorageDaemon(blockdev: string, folder: string): Promise<RunningBackEnd> {
-  const socketPath = join(folder, 'qsd.sock');
-  const exported = [
-    'type=vhost-user-blk,id=e0,node-name=f0,writable=on,iothread=io0,logical-block-size=4096',
-    `addr.type=unix,addr.path=${socketPath}`,
-  ];
-  const daemon = execa(
-    'qemu-storage-daemon',
-    [
-      ...['--blockdev', `node-name=f0,cache.direct=on,discard=unmap,${blockdev}`],
-      ...['--object', 'iothread,id=io0', '--export', exported.join(',')],
-    ],
-    { reject: false, stdio: ['ignore', 'ignore', 'pipe'] },
-  );
-  const stop = async () => {
-    daemon.kill('SIGTERM');
-    await daemon;
-  };
-  if (await socketAppears(socketPath, daemon)) return { socketPath, pid: daemon.pid!, stop };
-  await stop();
-  throw new Error(`qemu-storage-daemon did not start:\n${(await daemon).stderr}`);
-}
-
 /** Undoes something once: when it is called, or else when this process exits. */
 function owed(undo: () => void): () => void {
   const once = () => {
@@ -75,25 +51,51 @@ function owed(undo: () => void): () => void {
   return once;
 }
 
-/** A storage daemon with a folder of its own; `undo` is for what lies outside of it. */
-async function serve(blockdevIn: (folder: string) => string, undo = () => {}) {
+/**
+ * qemu-storage-daemon's export of a block device as QEMU describes one, in a thread of its own.
+ * `blockdevIn` may use the folder that goes with it; `undo` is for what lies elsewhere.
+ */
+async function startStorageDaemon(blockdevIn: (folder: string) => string, undo = () => {}) {
   const folder = mkdtempSync(join(TMPFS, 'bench-path-'));
   const remove = owed(() => {
+    // It would wait for its front end to leave, and what it has open cannot be undone.
+    daemon?.kill('SIGKILL');
     rmSync(folder, { recursive: true, force: true });
     undo();
   });
+  let daemon: ReturnType<typeof spawnStorageDaemon> | undefined;
   try {
-    const daemon = await startStorageDaemon(blockdevIn(folder), folder);
-    return { ...daemon, stop: () => daemon.stop().finally(remove) };
+    const socketPath = join(folder, 'qsd.sock');
+    daemon = spawnStorageDaemon(blockdevIn(folder), socketPath);
+    if (!(await socketAppears(socketPath, daemon))) {
+      daemon.kill('SIGKILL');
+      throw new Error(`qemu-storage-daemon did not start:\n${(await daemon).stderr}`);
+    }
+    return { socketPath, pid: daemon.pid!, stop: async () => remove() };
   } catch (error) {
     remove();
     throw error;
   }
 }
 
+function spawnStorageDaemon(blockdev: string, socketPath: string) {
+  const exported = [
+    'type=vhost-user-blk,id=e0,node-name=f0,writable=on,iothread=io0,logical-block-size=4096',
+    `addr.type=unix,addr.path=${socketPath}`,
+  ];
+  return execa(
+    'qemu-storage-daemon',
+    [
+      ...['--blockdev', `node-name=f0,cache.direct=on,discard=unmap,${blockdev}`],
+      ...['--object', 'iothread,id=io0', '--export', exported.join(',')],
+    ],
+    { reject: false, stdio: ['ignore', 'ignore', 'pipe'] },
+  );
+}
+
 /** aio=native: of the four ways to a file in tmpfs, the fastest in every row. */
 function startFile(diskBytes: number): Promise<RunningBackEnd> {
-  return serve((folder) => {
+  return startStorageDaemon((folder) => {
     const file = join(folder, 'disk');
     // Written out: the first write to a hole would cost an allocation as well.
     writeFileSync(file, Buffer.alloc(diskBytes, 0x5a));
@@ -103,7 +105,10 @@ function startFile(diskBytes: number): Promise<RunningBackEnd> {
 
 function startZram(diskBytes: number, aio: string): Promise<RunningBackEnd> {
   setUpZram(diskBytes);
-  return serve(() => `driver=host_device,filename=${ZRAM_DEVICE},aio=${aio}`, resetZram);
+  return startStorageDaemon(
+    () => `driver=host_device,filename=${ZRAM_DEVICE},aio=${aio}`,
+    resetZram,
+  );
 }
 
 const zram = (aio: 'native' | 'io_uring'): BackEnd => ({

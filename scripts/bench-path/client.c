@@ -36,6 +36,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -556,6 +557,7 @@ int main(int argc, char **argv) {
   if (backend > 0 && clock_getcpuclockid(backend, &backend_clock) != 0) fail("no such process");
 
   signal(SIGALRM, on_alarm);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   read_corpus(argv[optind + 1]);
   written = malloc(disk_pages * sizeof *written);
   busy = calloc(disk_pages, 1);

@@ -17,7 +17,7 @@ function row(
   depth: number,
   pattern: 'random' | 'sequential' = 'random',
 ): Row {
-  const said = pattern === 'sequential' ? ' sequential' : '';
+  const said = pattern === 'sequential' ? ' seq' : '';
   return {
     name: `${operation} ${block}${said} d${depth}`,
     job: `${operation} ${pattern} ${BLOCKS[block]} ${depth}`,

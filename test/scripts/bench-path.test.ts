@@ -9,7 +9,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { BenchClient, buildClient } from '../../scripts/bench-path/client.ts';
-import { replaceBetweenMarkers } from '../../scripts/bench-path/report.ts';
+import { plots, replaceBetweenMarkers, section } from '../../scripts/bench-path/report.ts';
 import {
   type Figures,
   figuresOf,
@@ -103,6 +103,23 @@ describe('tables', () => {
     expect(replaced.replace(markers, '|')).toBe('# A\n|\n\nnew\n\n|\n## B\n');
     expect(replaceBetweenMarkers(replaced, 'new')).toBe(replaced);
     expect(() => replaceBetweenMarkers('# A', 'new')).toThrow('expected');
+  });
+});
+
+describe('the section of BENCHMARKS.md', () => {
+  it('says what was not measured, and draws what was', () => {
+    const measured = rowOf('read 4K d32', { ours: 2, 'b-native': 1, 'b-io_uring': 1 });
+    const verdicts = TARGETS.map((target) => judge(target, measured));
+    const run = { rounds: 5, seconds: 1, corpusPages: 64, diskPages: 1024 };
+    const text = section({ ...measured, ...run, verdicts, missing: ['a: no such thing here'] });
+    expect(text).toContain('**Not measured: a: no such thing here.**');
+    expect(text).toContain('**Not measured: liblzo2.**');
+    expect(text).toContain("| read 4K d32: pages/s / (a)'s | at least 2 × | – | not measured |");
+    const drawn = plots(measured.results);
+    for (const [name, svg] of Object.entries(drawn)) {
+      expect(svg).toMatch(/^<svg/);
+      expect(text).toContain(`/${name}.svg)`);
+    }
   });
 });
 

@@ -5,17 +5,15 @@
 
 import { parentPort, workerData } from 'node:worker_threads';
 import { PAGE_DONE } from '../../src/base/page-operation.ts';
-import { PAGE_BYTES } from '../../src/base/units.ts';
 import { WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
 import { PageStore, type StoreShare } from '../../src/store/page-store.ts';
 import { PageWindow } from '../../src/store/page-window.ts';
+import { EMPTY, fillVersion, versionOf } from './named-pages.ts';
 import { seededRandom } from './random.ts';
 
 export const KIND = { write: 0, read: 1, free: 2 } as const;
 /** Words of a logged operation: kind, slot, version, start, end. */
 export const LOG_WORDS = 5;
-/** The version of an empty slot. */
-export const EMPTY = 0;
 
 export interface ThreadOrders {
   readonly share: StoreShare;
@@ -26,32 +24,6 @@ export interface ThreadOrders {
   /** Word 0: the clock; word 1: threads that are ready. */
   readonly clock: SharedArrayBuffer;
   readonly log: SharedArrayBuffer;
-}
-
-const WORDS = PAGE_BYTES / 4;
-
-/** The page of a version: its name, and as many words of noise as make it compress in some way. */
-export function fillVersion(words: Int32Array, at: number, slot: number, version: number): void {
-  const noisy = [2, 40, 300, 700, 1000][version % 5]!;
-  words.fill(0, at, at + WORDS);
-  words[at] = slot + 1;
-  words[at + 1] = version;
-  let x = version | 1;
-  for (let i = 2; i < noisy; i++) {
-    x = (Math.imul(x, 1664525) + 1013904223) | 0;
-    words[at + i] = x ^ (x >>> 13);
-  }
-}
-
-/** The version that a page is; throws when it is torn, another slot's, or nobody's. */
-export function versionOf(words: Int32Array, at: number, slot: number): number {
-  const version = words[at + 1]!;
-  const expected = new Int32Array(WORDS);
-  if (words[at] !== 0 || version !== 0) fillVersion(expected, 0, slot, version);
-  const differs = expected.findIndex((word, i) => word !== words[at + i]);
-  if (differs < 0) return version;
-  const found = `${words[at + differs]}, not ${expected[differs]}`;
-  throw new Error(`slot ${slot}, version ${version}: word ${differs} is ${found}`);
 }
 
 function run({ share, thread, seed, slots, operations, clock, log }: ThreadOrders): void {

@@ -7,10 +7,11 @@ import { describe, expect, it } from 'vitest';
 import { readStatistics } from '../../src/store/statistics.ts';
 import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
 import { startThread } from '../driver/threads.ts';
+import { EMPTY } from '../models/named-pages.ts';
 import { SEED } from '../models/random.ts';
 import { impossibleReads, type Timed } from '../models/register.ts';
 import { StoreBench } from '../models/store-bench.ts';
-import { EMPTY, KIND, LOG_WORDS, type ThreadOrders } from '../models/store-thread.ts';
+import { KIND, LOG_WORDS, type ThreadOrders } from '../models/store-thread.ts';
 
 async function runThread(orders: ThreadOrders): Promise<void> {
   const worker = startThread(new URL('../models/store-thread.ts', import.meta.url), orders);

@@ -1,9 +1,9 @@
 /**
  * Real anonymous pages from live processes, for judging the codec on what swap really holds.
  *
- * By default these are helper processes started for the purpose (interpreters with everyday heaps)
- * and this process itself: the memory of strangers may hold secrets, and is read only when the
- * caller names their PIDs. Reads /proc/PID/{maps,pagemap,mem} and changes nothing there. All-zero
+ * By default these are helper processes started for the purpose (interpreters, or programs of C,
+ * with everyday heaps) and this process itself: the memory of strangers may hold secrets, and is
+ * read only when the caller names their PIDs. Reads /proc/PID/{maps,pagemap,mem} and changes nothing there. All-zero
  * pages and pages of one repeated word are left out: the store never compresses them. Called by
  * scripts/bench-codec.ts and by tests; never throws for want of permissions or of programs, but
  * falls back to this process's own memory.
@@ -19,7 +19,9 @@ const PAGEMAP_ENTRY_BYTES = 8;
 const MAPPING_BYTES_MAX = 2 ** 32;
 
 /** Programs that fill a heap with everyday objects and then wait for their input to close. */
-const HELPERS: ReadonlyArray<readonly [string, ...string[]]> = [
+type Helpers = ReadonlyArray<readonly [string, ...string[]]>;
+
+const INTERPRETERS: Helpers = [
   [
     'python3',
     '-c',
@@ -48,12 +50,59 @@ const HELPERS: ReadonlyArray<readonly [string, ...string[]]> = [
   ['bash', '-c', 'for i in {1..20000}; do a[i]="line $i of $RANDOM"; done; read -r'],
 ];
 
+const C_FUNCTIONS =
+  'static int f##n(int *p, int k) { int s = 0; for (int i = 0; i < k; i++) s += p[i] * n;' +
+  ' return s; } int g##n(int *p) { return f##n(p, n) + f##n(p + 1, n + 1); }';
+const CXX_FUNCTIONS =
+  'int f##n(std::map<int, std::string> &m) { m[n] += "x"; return m.size() * n; }';
+
+/** A compiler proper, in the middle of a file: its last include is our pipe. */
+function compiler(program: 'cc1' | 'cc1plus', includes: readonly string[], code: string) {
+  const file = [
+    ...includes.map((name) => `#include <${name}>`),
+    `#define F(n) ${code}`,
+    ...Array.from({ length: 500 }, (_, n) => `F(${n})`),
+    '#include "/dev/stdin"',
+  ];
+  return [
+    'bash',
+    '-c',
+    `exec "$(gcc -print-prog-name=${program})" -quiet -O2 -imultiarch "$(gcc -print-multiarch)" \
+      -o /dev/null /dev/fd/3 3<<< '${file.join('\n')}'`,
+  ] as const;
+}
+
+const NATIVE: Helpers = [
+  compiler('cc1', ['stdio.h', 'stdlib.h', 'string.h', 'math.h', 'unistd.h'], C_FUNCTIONS),
+  compiler('cc1plus', ['bits/stdc++.h'], CXX_FUNCTIONS),
+  [
+    'sqlite3',
+    '-cmd',
+    'create table t(id integer primary key, name text, price real);' +
+      'with recursive n(i) as (select 1 union all select i + 1 from n where i < 100000)' +
+      " insert into t select i, 'name ' || (i * 7919 % 10007), i * 1.37 from n;" +
+      'create index by_name on t(name)',
+    ':memory:',
+  ],
+  // The text of every header, and an array of its lines.
+  ['bash', '-c', 'exec sort /usr/include/*.h /usr/include/linux/*.h -'],
+];
+
 /** Up to `maxPages` pages of 4096 bytes, spread evenly over `pids` (default: see above). */
 export function collectAnonymousPages(maxPages: number, pids?: number[]): Buffer {
   if (pids !== undefined) return gather(maxPages, pids);
-  const helpers = startHelpers();
+  return gatherFromHelpers(maxPages, INTERPRETERS, [process.pid]);
+}
+
+/** The same of programs of C and C++: two compilers, a database, the lines of many files. */
+export function collectNativePages(maxPages: number): Buffer {
+  return gatherFromHelpers(maxPages, NATIVE, []);
+}
+
+function gatherFromHelpers(maxPages: number, programs: Helpers, others: number[]): Buffer {
+  const helpers = startHelpers(programs);
   try {
-    return gather(maxPages, [...helpers.map((child) => child.pid!), process.pid]);
+    return gather(maxPages, [...helpers.map((child) => child.pid!), ...others]);
   } finally {
     for (const child of helpers) child.kill();
   }
@@ -129,14 +178,16 @@ function isFilled(page: Buffer): boolean {
   return page.subarray(8).equals(page.subarray(0, PAGE_BYTES - 8));
 }
 
-function startHelpers(): ChildProcess[] {
-  const children = HELPERS.map(([program, ...args]) =>
-    // No environment beyond PATH: its pages would be part of the corpus.
-    spawn(program, args, {
-      stdio: ['pipe', 'ignore', 'ignore'],
-      env: { PATH: process.env.PATH },
-    }).on('error', () => {}),
-  ).filter((child) => child.pid !== undefined);
+function startHelpers(programs: Helpers): ChildProcess[] {
+  const children = programs
+    .map(([program, ...args]) =>
+      // No environment beyond PATH: its pages would be part of the corpus.
+      spawn(program, args, {
+        stdio: ['pipe', 'ignore', 'ignore'],
+        env: { PATH: process.env.PATH },
+      }).on('error', () => {}),
+    )
+    .filter((child) => child.pid !== undefined);
   // Ready when all sleep in their read, twice in a row (starting up, they sleep now and then); a
   // synchronous wait keeps this usable from anywhere.
   const deadline = Date.now() + 5000;

@@ -12,11 +12,13 @@ import { CACHE_DIR } from './fetch.ts';
 const SOURCE = fileURLToPath(new URL('./bench-codec.c', import.meta.url));
 const BINARY = join(CACHE_DIR, 'bench-codec');
 
+export type CodecOperation = 'compress' | 'decompress';
+
 /** A codec and a corpus. */
 export interface CodecSide {
   readonly compressedBytes: number;
-  /** Compresses ('c') or decompresses ('d') the corpus once; nanoseconds. */
-  run(operation: 'c' | 'd'): Promise<number>;
+  /** Does it to the corpus once; nanoseconds. */
+  run(operation: CodecOperation): Promise<number>;
   close(): void;
 }
 
@@ -38,7 +40,7 @@ export async function openLiblzo2(corpusFile: string): Promise<CodecSide> {
   };
   return {
     compressedBytes: await ask('size'),
-    run: (operation) => ask(`${operation} 1`),
+    run: (operation) => ask(`${operation[0]} 1`),
     close: () => child.stdin.end(),
   };
 }

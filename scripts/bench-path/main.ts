@@ -131,7 +131,7 @@ class CodecTimes {
 
   async measure(): Promise<void> {
     if (this.#side === undefined) return;
-    for (const operation of ['c', 'd'] as const) {
+    for (const operation of ['compress', 'decompress'] as const) {
       const passes: number[] = [];
       while (passes.length < CODEC_PASSES) passes.push(await this.#side.run(operation));
       this.#times[operation].push(Math.min(...passes) / this.#pages / 1000);

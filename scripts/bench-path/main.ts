@@ -113,7 +113,7 @@ async function turn(backEnd: BackEnd, rows: readonly Row[], options: Options, ro
 class CodecTimes {
   readonly #side: CodecSide | undefined;
   readonly #pages: number;
-  readonly #times = { c: [] as number[], d: [] as number[] };
+  readonly #times = { compress: [] as number[], decompress: [] as number[] };
 
   private constructor(side: CodecSide | undefined, pages: number) {
     this.#side = side;
@@ -141,7 +141,7 @@ class CodecTimes {
   close(): CodecMicros | undefined {
     if (this.#side === undefined) return undefined;
     this.#side.close();
-    return { compress: median(this.#times.c), decompress: median(this.#times.d) };
+    return { compress: median(this.#times.compress), decompress: median(this.#times.decompress) };
   }
 }
 

@@ -62,10 +62,10 @@ describe('random operations equal the model', () => {
 
   it('with less memory than they want', () => {
     replayable((random) => {
-      const bench = new StoreBench({ slots: 48, poolLimitBytes: 19 * PAGE_BYTES });
+      const bench = new StoreBench({ slots: 48, poolLimitBytes: 18 * PAGE_BYTES });
       for (let i = 0; i < 3000; i++) {
         step(bench, random);
-        expect(bench.store.mapped.arena.usedPages).toBeLessThanOrEqual(19);
+        expect(bench.store.mapped.arena.usedPages).toBeLessThanOrEqual(18);
         if (random.rarely(250)) bench.compareAllSlots();
       }
       bench.compareAllSlots();

@@ -25,7 +25,6 @@ import {
 
 const SEED = Number(process.env.RAMZSWAP_TEST_SEED ?? 20090901);
 const RING_MILLIS = 5000;
-const RECONNECTS = 200;
 const RECONNECTS_WARM = 20;
 const RSS_GROWTH_MAX = 32 << 20;
 const KILLS = 3;
@@ -40,8 +39,8 @@ afterEach(async () => {
   for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
 });
 
-async function raceDaemon(): Promise<Daemon> {
-  const daemon = await Daemon.start(RACE_DAEMON_ARGS);
+async function raceDaemon(threads = 1): Promise<Daemon> {
+  const daemon = await Daemon.start([...RACE_DAEMON_ARGS, '--queue-threads', `${threads}`]);
   cleanUps.push(() => daemon.stop());
   return daemon;
 }
@@ -49,27 +48,38 @@ async function raceDaemon(): Promise<Daemon> {
 if (!isBuilt) console.warn('races.test.ts: SKIPPED, dist/ is missing: run "npm run build"');
 
 describe.skipIf(!isBuilt)(`under load (seed ${SEED})`, () => {
-  it('rings stop, start and change at any moment, and every request is completed', async () => {
-    const figures = runRingRaces(await raceDaemon(), SEED, RING_MILLIS);
-    // Each kind of race must have happened, or the test has shown nothing.
-    for (const [name, count] of Object.entries(figures)) {
-      expect(count, name).toBeGreaterThan(20);
-    }
-  }, 60_000);
+  it.each([1, 2, 4])(
+    'rings stop, start and change at any moment, and every request is completed; %i queue threads',
+    async (threads) => {
+      const figures = runRingRaces(await raceDaemon(threads), SEED, RING_MILLIS);
+      // Each kind of race must have happened, or the test has shown nothing.
+      for (const [name, count] of Object.entries(figures)) {
+        expect(count, name).toBeGreaterThan(20);
+      }
+    },
+    60_000,
+  );
 
-  it(`${RECONNECTS} front ends vanish, and leave whole pages, no descriptors, no memory`, async () => {
-    const daemon = await raceDaemon();
-    const { pid } = daemon;
-    const fds = openFdsOf(pid);
-    let rss = 0;
-    runReconnects(daemon, SEED, (connections) => {
-      if (connections === RECONNECTS_WARM) rss = memoryOf(pid, 'VmRSS');
-      return connections === RECONNECTS;
-    });
-    await until(() => openFdsOf(pid) === fds, 'as many descriptors as at the beginning', 3000);
-    expect(memoryOf(pid, 'VmRSS') - rss, 'growth').toBeLessThan(RSS_GROWTH_MAX);
-    expect(daemon.stderr).toBe('');
-  }, 90_000);
+  it.each([
+    [200, 1],
+    [60, 4],
+  ])(
+    '%i front ends vanish, and leave whole pages, no descriptors, no memory; %i queue threads',
+    async (reconnects, threads) => {
+      const daemon = await raceDaemon(threads);
+      const { pid } = daemon;
+      const fds = openFdsOf(pid);
+      let rss = 0;
+      runReconnects(daemon, SEED, (connections) => {
+        if (connections === RECONNECTS_WARM) rss = memoryOf(pid, 'VmRSS');
+        return connections === reconnects;
+      });
+      await until(() => openFdsOf(pid) === fds, 'as many descriptors as at the beginning', 3000);
+      expect(memoryOf(pid, 'VmRSS') - rss, 'growth').toBeLessThan(RSS_GROWTH_MAX * threads);
+      expect(daemon.stderr).toBe('');
+    },
+    90_000,
+  );
 
   it(`${KILLS} front ends are killed, and what was acknowledged to them is there`, async () => {
     const daemon = await raceDaemon();
@@ -92,9 +102,9 @@ describe.skipIf(!isBuilt)(`under load (seed ${SEED})`, () => {
     }
   }, 60_000);
 
-  it(`SIGTERM ends it with status 0 within ${END_MILLIS_MAX} ms, ${TERMINATIONS} times`, async () => {
+  it(`SIGTERM ends it with status 0 within ${END_MILLIS_MAX} ms, ${TERMINATIONS} times, of one queue thread or several`, async () => {
     for (let i = 0; i < TERMINATIONS; i++) {
-      const daemon = await raceDaemon();
+      const daemon = await raceDaemon(i % 2 === 0 ? 1 : RACE_QUEUES);
       const guest = connectRaceGuest(daemon.socketPath);
       const load = new RaceLoad({ seed: SEED + i, queues: RACE_QUEUES, depth: RACE_DEPTH });
       for (let turn = load.random.below(30); turn >= 0; turn--) {

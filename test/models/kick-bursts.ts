@@ -25,6 +25,8 @@ const PAGES = 256;
 export interface BurstOptions {
   readonly seed: number;
   readonly eventIdx: boolean;
+  /** The ring: with several queue threads, that of its number serves it. Default 0. */
+  readonly index?: number;
   readonly rounds: number;
   /** The rounds that fit into this are run. Default: all. */
   readonly millisMax?: number;
@@ -60,9 +62,9 @@ function submitBurst(driver: GuestDriver, random: Random, page: Uint8Array): voi
 
 /** Runs bursts of 1 to 4 requests; throws, with round and seed, when one does not come back. */
 export async function runBursts(daemon: Daemon, options: BurstOptions): Promise<BurstFigures> {
-  const { seed, eventIdx, rounds, millisMax = Number.POSITIVE_INFINITY } = options;
+  const { seed, eventIdx, index = 0, rounds, millisMax = Number.POSITIVE_INFINITY } = options;
   const random = new Random(seed);
-  const attached = AttachedDriver.connect(daemon, { size: 16, eventIdx, startIndex: 65000 });
+  const attached = AttachedDriver.connect(daemon, { size: 16, eventIdx, index, startIndex: 65000 });
   const page = random.page();
   const end = Date.now() + millisMax;
   let round = 0;

@@ -1,13 +1,13 @@
 /**
- * What is measured: our daemon, and qemu-storage-daemon over a file in memory and over the host's
- * zram. Each is started fresh, with an empty disk, and ended before the next one begins.
+ * What is measured: our daemon, and qemu-storage-daemon over a file in memory and over a zram of the
+ * host's. Each starts with an empty disk of its own, so that they can take turns.
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { GuestDaemon, socketAppears } from '../../guest/daemon.ts';
 import { findProgram } from '../setup.ts';
-import { resetZram, setUpZram, ZRAM_DEVICE, zramMissing } from './zram.ts';
+import { addZram, zramMissing } from './zram.ts';
 
 /** A tmpfs on every Linux; in many containers too small, which is said. */
 const TMPFS = '/dev/shm';
@@ -104,11 +104,8 @@ function startFile(diskBytes: number): Promise<RunningBackEnd> {
 }
 
 function startZram(diskBytes: number, aio: string): Promise<RunningBackEnd> {
-  setUpZram(diskBytes);
-  return startStorageDaemon(
-    () => `driver=host_device,filename=${ZRAM_DEVICE},aio=${aio}`,
-    resetZram,
-  );
+  const { path, remove } = addZram(diskBytes);
+  return startStorageDaemon(() => `driver=host_device,filename=${path},aio=${aio}`, remove);
 }
 
 const zram = (aio: 'native' | 'io_uring'): BackEnd => ({

@@ -247,6 +247,7 @@ static struct job {
 static struct slot {
   uint64_t sent_ns;
   uint32_t type, first_page, turn;
+  bool is_in_flight;
   uint32_t sources[BLOCK_PAGES_MAX];
 } slots[DEPTH_MAX];
 
@@ -345,6 +346,7 @@ static void submit(uint32_t index) {
   slot->sent_ns = clock_ns(CLOCK_MONOTONIC);
   queue->avail->ring[queue->avail_idx % RING] = (uint16_t)head;
   __atomic_store_n(&queue->avail->idx, ++queue->avail_idx, __ATOMIC_RELEASE);
+  slot->is_in_flight = true;
   sent++;
   in_flight++;
 }
@@ -394,6 +396,7 @@ static void complete(uint32_t index) {
     else if (slot->type == VIRTIO_BLK_T_OUT) written[slot->first_page + i] = slot->sources[i];
     else written[slot->first_page + i] = NOT_WRITTEN;
   }
+  slot->is_in_flight = false;
   busy[slot->first_page] = 0;
   pages_moved += job.block_pages;
   done++;
@@ -409,7 +412,7 @@ static uint32_t reap(uint32_t index) {
     uint64_t now = clock_ns(CLOCK_MONOTONIC);
     uint32_t head = queue->used->ring[queue->last_used % RING].id;
     uint32_t slot = head / chain * queue_count + index;
-    if (slot >= job.depth || head % chain != 0 || !busy[slots[slot].first_page]) {
+    if (slot >= job.depth || head % chain != 0 || !slots[slot].is_in_flight) {
       fail("queue %u: a used element names descriptor %u", index, head);
     }
     queue->last_used++;

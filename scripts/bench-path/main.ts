@@ -1,6 +1,6 @@
 /**
  * `make bench`: the data path beside its peers. A native client drives each back end over its socket
- * from a process of its own; back ends take turns, round after round, on pages of live processes.
+ * from a process of its own; back ends take turns, row after row, on pages of live processes.
  * Prints tables and what of the targets is reached, and writes its section of BENCHMARKS.md.
  *
  * By hand: `npx tsx scripts/bench-path/main.ts --only 'read.*d32' --backends ours --rounds 1 --no-write`.
@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
 import { collectAnonymousPages } from '../corpus.ts';
 import { CACHE_DIR } from '../fetch.ts';
-import { type CodecSide, openLiblzo2 } from '../liblzo2.ts';
+import { type CodecOperation, type CodecSide, openLiblzo2 } from '../liblzo2.ts';
 import { BACK_ENDS, type BackEnd } from './back-ends.ts';
 import { BenchClient, buildClient } from './client.ts';
 import { measureDaemon } from './daemon-figures.ts';
@@ -79,8 +79,15 @@ function collectCorpus(): number {
   return pages.length / PAGE;
 }
 
-/** One back end's turn: started fresh, filled, checked, timed, checked again. */
-async function turn(backEnd: BackEnd, rows: readonly Row[], options: Options, rounds: Rounds) {
+/** A back end with its client connected. */
+interface Pair {
+  readonly name: BackEnd['name'];
+  readonly client: BenchClient;
+  stop(): Promise<void>;
+}
+
+/** Started afresh, filled and checked; idle until its turn. */
+async function startPair(backEnd: BackEnd, options: Options): Promise<Pair> {
   const running = await backEnd.start(DISK_PAGES * PAGE);
   try {
     const client = await BenchClient.connect({
@@ -88,22 +95,34 @@ async function turn(backEnd: BackEnd, rows: readonly Row[], options: Options, ro
       ...{ corpusPath: CORPUS_PATH, diskPages: DISK_PAGES },
       extraArgs: options.clientSpin ? ['--spin'] : [],
     });
-    try {
-      await client.run('fill');
-      await client.run('verify');
-      for (const row of rows) {
-        const figures = figuresOf(await client.run(`${row.job} seconds ${options.seconds}`));
-        rounds.add(row.name, backEnd.name, figures);
-        const perSecond = figures.pagesPerSecond.toFixed(0).padStart(7);
-        console.error(`  ${row.name.padEnd(24)} ${perSecond} pages/s`);
-      }
-      await client.run('verify');
-    } finally {
-      await client.close();
-    }
-  } finally {
+    const stop = () => client.close().finally(() => running.stop());
+    await client.run('fill');
+    await client.run('verify');
+    return { name: backEnd.name, client, stop };
+  } catch (error) {
     await running.stop();
+    throw error;
   }
+}
+
+/** A round: row by row, every back end in its turn, and all are checked again. */
+async function measureRound(
+  round: number,
+  rows: readonly Row[],
+  pairs: readonly Pair[],
+  options: Options,
+  rounds: Rounds,
+): Promise<void> {
+  for (const [index, row] of rows.entries()) {
+    const said: string[] = [];
+    for (const { name, client } of orderOf(pairs, round + index)) {
+      const figures = figuresOf(await client.run(`${row.job} seconds ${options.seconds}`));
+      rounds.add(row.name, name, figures);
+      said.push(`${name} ${figures.pagesPerSecond.toFixed(0)}`);
+    }
+    console.error(`round ${round + 1}, ${row.name}, pages/s: ${said.join(', ')}`);
+  }
+  for (const { client } of pairs) await client.run('verify');
 }
 
 /**
@@ -113,7 +132,7 @@ async function turn(backEnd: BackEnd, rows: readonly Row[], options: Options, ro
 class CodecTimes {
   readonly #side: CodecSide | undefined;
   readonly #pages: number;
-  readonly #times = { compress: [] as number[], decompress: [] as number[] };
+  readonly #rounds: CodecMicros[] = [];
 
   private constructor(side: CodecSide | undefined, pages: number) {
     this.#side = side;
@@ -131,17 +150,20 @@ class CodecTimes {
 
   async measure(): Promise<void> {
     if (this.#side === undefined) return;
-    for (const operation of ['compress', 'decompress'] as const) {
-      const passes: number[] = [];
-      while (passes.length < CODEC_PASSES) passes.push(await this.#side.run(operation));
-      this.#times[operation].push(Math.min(...passes) / this.#pages / 1000);
-    }
+    const compress = await this.#best('compress');
+    this.#rounds.push({ compress, decompress: await this.#best('decompress') });
   }
 
-  close(): CodecMicros | undefined {
-    if (this.#side === undefined) return undefined;
-    this.#side.close();
-    return { compress: median(this.#times.compress), decompress: median(this.#times.decompress) };
+  async #best(operation: CodecOperation): Promise<number> {
+    const passes: number[] = [];
+    while (passes.length < CODEC_PASSES) passes.push(await this.#side!.run(operation));
+    return Math.min(...passes) / this.#pages / 1000;
+  }
+
+  /** By round. */
+  close(): readonly CodecMicros[] | undefined {
+    this.#side?.close();
+    return this.#side && this.#rounds;
   }
 }
 
@@ -155,19 +177,24 @@ async function measure(
   const rounds = new Rounds();
   for (let round = 0; round < Number(options.rounds); round++) {
     await codec.measure();
-    for (const backEnd of orderOf(here, round)) {
-      console.error(`round ${round + 1}, ${backEnd.name}`);
-      await turn(backEnd, rows, options, rounds);
+    const pairs: Pair[] = [];
+    try {
+      for (const backEnd of here) pairs.push(await startPair(backEnd, options));
+      await measureRound(round, rows, pairs, options, rounds);
+    } finally {
+      await Promise.all(pairs.map((pair) => pair.stop()));
     }
   }
-  return rounds.results();
+  return rounds.results;
 }
 
 function print({ results, codec }: Measured, verdicts: Report['verdicts']): void {
   console.log(terminalTable(figureCells(results)));
   if (codec !== undefined) {
-    const { compress, decompress } = codec;
-    console.log(`liblzo2, µs/page: ${compress.toFixed(2)} and ${decompress.toFixed(2)} back`);
+    const [there, back] = (['compress', 'decompress'] as const).map((name) =>
+      median(codec.map((round) => round[name])).toFixed(2),
+    );
+    console.log(`liblzo2, µs/page: ${there} and ${back} back`);
   }
   console.log(terminalTable(verdictCells(verdicts)));
 }
@@ -209,7 +236,7 @@ async function main(): Promise<void> {
   writeReport({ ...measured, ...disk, rounds: count, seconds, missing, verdicts });
 }
 
-// A signal ends it by exit, so that a zram is reset.
+// A signal ends it by exit, so that a zram is removed.
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
 await main();
 // The plotting library keeps a timer.

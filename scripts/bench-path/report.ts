@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { cpus, loadavg, release } from 'node:os';
 import { groupedBarsSvg } from '../charts.ts';
 import { BACK_ENDS, type BackEndName } from './back-ends.ts';
-import type { Figures, Results } from './rows.ts';
+import { type Figures, figureOf, median, type Results } from './rows.ts';
 import { figureCells, markdownTable, short, verdictCells } from './tables.ts';
 import type { Measured, Verdict } from './targets.ts';
 
@@ -50,8 +50,9 @@ one page a descriptor, kicks and interrupts by event index; it sleeps until the 
 nothing has completed. It writes ${corpusPages.toLocaleString('en-US')} pages of live processes'
 anonymous memory, none of one repeated word, on ${(diskPages * 4) / 1024} MiB of the disk, which is
 filled first. Every byte is verified before and after the timed rows, a cache line of each page
-within them. Back ends take turns, each started afresh, in an order that rotates and is reversed;
-medians of ${rounds} rounds of ${seconds} s a row. Latencies are of requests (64K: 16 pages).
+within them. In each round all back ends start afresh and take turns of ${seconds} s row by row, in an
+order that rotates and is reversed, the others idle meanwhile; medians of ${rounds} rounds, and of
+the rounds' own ratios. Latencies are of requests (64K: 16 pages).
 *CPU* is the process's CPU clock: all threads of the back end, those included that ended meanwhile
 and io_uring's workers; zram compresses in the thread that submits. The kernel's own threads are not
 in it. *Sleeps* are the client's, of a hundred requests.
@@ -59,7 +60,7 @@ in it. *Sleeps* are the client's, of a hundred requests.
 - **ours**: \`ramzswapd --disksize 256M\`.
 - **a**: qemu-storage-daemon, an I/O thread, over a file in tmpfs (\`O_DIRECT\`, aio=native): nothing
   is compressed.
-- **b-native, b-io_uring**: the same over the host's zram with lzo, by aio=native and aio=io_uring.
+- **b-native, b-io_uring**: the same over a zram of the host's with lzo, by aio=native and aio=io_uring.
 `;
 }
 
@@ -73,8 +74,9 @@ export function section(report: Report): string {
   parts.push(
     codec === undefined
       ? '**Not measured: liblzo2.**'
-      : `liblzo2 alone, same pages, same minutes: ${short(codec.compress)} µs to compress a page, ` +
-          `${short(codec.decompress)} µs to decompress it.`,
+      : 'liblzo2 alone, same pages, the best of three passes in each round: ' +
+          `${short(median(codec.map((round) => round.compress)))} µs to compress a page, ` +
+          `${short(median(codec.map((round) => round.decompress)))} µs to decompress it.`,
   );
   if (daemon === undefined) parts.push("**Not measured: the daemon's own figures.**");
   parts.push(
@@ -119,6 +121,6 @@ export function plots(results: Results): Record<string, string> {
 }
 
 function rounded(results: Results, row: string, backEnd: BackEndName, figure: keyof Figures) {
-  const value = results.get(row)?.get(backEnd)?.[figure];
+  const value = figureOf(results, row, backEnd, figure);
   return value === undefined ? undefined : Math.round(value);
 }

@@ -32,7 +32,7 @@ const rowsOf = (operation: 'read' | 'write') => [
 
 export const ROWS: readonly Row[] = [...rowsOf('read'), ...rowsOf('write'), row('mixed', '4K', 32)];
 
-/** Of one job, or medians of many. Times are of requests; 64K are 16 pages. */
+/** Of one job. Times are of requests; 64K are 16 pages. */
 export interface Figures {
   readonly pagesPerSecond: number;
   readonly p50Micros: number;
@@ -70,32 +70,49 @@ export function medians(rounds: readonly Figures[]): Figures {
   return Object.fromEntries(entries);
 }
 
-/** The order of a round: the list rotated by it, and backwards in every second one. */
-export function orderOf<T>(items: readonly T[], round: number): T[] {
-  const by = (round >> 1) % items.length;
+/** The order of a turn: the list rotated by it, and backwards in every second one. */
+export function orderOf<T>(items: readonly T[], turn: number): T[] {
+  const by = (turn >> 1) % items.length;
   const rotated = [...items.slice(by), ...items.slice(0, by)];
-  return round % 2 === 0 ? rotated : rotated.reverse();
+  return turn % 2 === 0 ? rotated : rotated.reverse();
 }
 
-/** Row → back end → medians; a back end that is missing here has no entry. */
-export type Results = ReadonlyMap<string, ReadonlyMap<BackEndName, Figures>>;
+/** Row → back end → figures by round; a back end that is missing here has no entry. */
+export type Results = ReadonlyMap<string, ReadonlyMap<BackEndName, readonly Figures[]>>;
+
+/** A figure's median over the rounds; undefined: not measured. */
+export function figureOf(
+  results: Results,
+  row: string,
+  backEnd: BackEndName,
+  name: keyof Figures,
+): number | undefined {
+  const rounds = results.get(row)?.get(backEnd);
+  return rounds === undefined ? undefined : median(rounds.map((figures) => figures[name]));
+}
+
+/**
+ * Ours divided by a peer's: the median of the rounds' own ratios. The two were measured within
+ * seconds, so what else the machine did then falls on both; medians of minutes apart do not cancel.
+ */
+export function ratioTo(
+  results: Results,
+  row: string,
+  peer: BackEndName,
+  name: keyof Figures,
+): number | undefined {
+  const [ours, theirs] = [results.get(row)?.get('ours'), results.get(row)?.get(peer)];
+  if (ours === undefined || theirs === undefined) return undefined;
+  return median(ours.map((figures, round) => figures[name] / theirs[round]![name]));
+}
 
 /** Collects rounds. */
 export class Rounds {
-  readonly #figures = new Map<string, Map<BackEndName, Figures[]>>();
+  readonly results = new Map<string, Map<BackEndName, Figures[]>>();
 
   add(row: string, backEnd: BackEndName, figures: Figures): void {
-    const ofRow = this.#figures.get(row) ?? new Map<BackEndName, Figures[]>();
-    this.#figures.set(row, ofRow);
+    const ofRow = this.results.get(row) ?? new Map<BackEndName, Figures[]>();
+    this.results.set(row, ofRow);
     ofRow.set(backEnd, [...(ofRow.get(backEnd) ?? []), figures]);
-  }
-
-  results(): Results {
-    return new Map(
-      [...this.#figures].map(([name, ofRow]) => [
-        name,
-        new Map([...ofRow].map(([backEnd, rounds]) => [backEnd, medians(rounds)])),
-      ]),
-    );
   }
 }

@@ -1,6 +1,6 @@
 /** The figures as tables: the same cells for the terminal and for BENCHMARKS.md. */
 import Table from 'cli-table3';
-import type { Results } from './rows.ts';
+import { type Figures, figureOf, type Results, ratioTo } from './rows.ts';
 import type { Verdict } from './targets.ts';
 
 export interface Cells {
@@ -14,19 +14,23 @@ export function short(value: number): string {
   return value >= 100 ? value.toFixed(0) : value.toPrecision(3);
 }
 
+const LATENCIES = ['p50Micros', 'p99Micros', 'p999Micros', 'maxMicros'] as const;
+
 /** A line for each row and back end; the ratio is ours to that back end's, in pages a second. */
 export function figureCells(results: Results): Cells {
-  const rows = [...results].flatMap(([row, ofRow]) => {
-    const ours = ofRow.get('ours')?.pagesPerSecond;
-    return [...ofRow]
-      .toSorted(([a], [b]) => Number(b === 'ours') - Number(a === 'ours') || a.localeCompare(b))
-      .map(([backEnd, f]) => [
-        ...[row, backEnd, short(f.pagesPerSecond)],
-        ours === undefined ? '–' : (ours / f.pagesPerSecond).toFixed(2),
-        ...[f.p50Micros, f.p99Micros, f.p999Micros, f.maxMicros, f.cpuMicrosPerPage].map(short),
-        f.sleepsPercent.toFixed(0),
-      ]);
-  });
+  const rows = [...results].flatMap(([row, ofRow]) =>
+    [...ofRow.keys()]
+      .toSorted((a, b) => Number(b === 'ours') - Number(a === 'ours') || a.localeCompare(b))
+      .map((backEnd) => {
+        const figure = (name: keyof Figures) => figureOf(results, row, backEnd, name)!;
+        return [
+          ...[row, backEnd, short(figure('pagesPerSecond'))],
+          ratioTo(results, row, backEnd, 'pagesPerSecond')?.toFixed(2) ?? '–',
+          ...LATENCIES.map((name) => short(figure(name))),
+          ...[short(figure('cpuMicrosPerPage')), figure('sleepsPercent').toFixed(0)],
+        ];
+      }),
+  );
   const latencies = ['p50, µs', 'p99', 'p99.9', 'max'];
   const head = [
     'row',

@@ -1,10 +1,10 @@
 /**
- * What the data path is to reach, as a table, and what of it is reached. Beside (b) a row counts as
- * reached against the better of its two ways of I/O, figure by figure: the harder comparison.
+ * What the data path is to reach, as a table, and what of it is reached. Ratios are
+ * medians of the rounds' own. Beside (b) a row counts as reached against the better of its two ways
+ * of I/O, figure by figure: the harder comparison.
  */
-import type { BackEndName } from './back-ends.ts';
 import type { DaemonFigures } from './daemon-figures.ts';
-import type { Figures, Results } from './rows.ts';
+import { type Figures, median, type Results, ratioTo } from './rows.ts';
 
 const MIB = 2 ** 20;
 
@@ -17,7 +17,8 @@ export interface CodecMicros {
 /** All that a target can be about; undefined: not measured this time. */
 export interface Measured {
   readonly results: Results;
-  readonly codec: CodecMicros | undefined;
+  /** By round. */
+  readonly codec: readonly CodecMicros[] | undefined;
   readonly daemon: DaemonFigures | undefined;
 }
 
@@ -39,20 +40,12 @@ export interface Verdict {
 
 type FigureName = Exclude<keyof Figures, 'sleepsPercent' | 'maxMicros' | 'p99Micros'>;
 
-function figure(results: Results, row: string, backEnd: BackEndName, name: FigureName) {
-  return results.get(row)?.get(backEnd)?.[name];
-}
-
-/** The better of (b)'s two ways, by this figure. Both must have been measured. */
-function bestOfZram(results: Results, row: string, name: FigureName): number | undefined {
-  const native = figure(results, row, 'b-native', name);
-  const ioUring = figure(results, row, 'b-io_uring', name);
+/** Ours to the better of (b)'s two ways, as the bound has it: the harder comparison. */
+function ratioToZram(results: Results, row: string, name: FigureName, bound: Target['bound']) {
+  const native = ratioTo(results, row, 'b-native', name);
+  const ioUring = ratioTo(results, row, 'b-io_uring', name);
   if (native === undefined || ioUring === undefined) return undefined;
-  return name === 'pagesPerSecond' ? Math.max(native, ioUring) : Math.min(native, ioUring);
-}
-
-function quotient(a: number | undefined, b: number | undefined): number | undefined {
-  return a === undefined || b === undefined ? undefined : a / b;
+  return bound === 'at most' ? Math.max(native, ioUring) : Math.min(native, ioUring);
 }
 
 const NAMES: Record<FigureName, string> = {
@@ -68,11 +61,8 @@ type Bound = readonly [bound: Target['bound'], limit: number];
 function beside(peer: 'a' | 'b', row: string, name: FigureName, [bound, limit]: Bound): Target {
   return {
     ...{ text: `${row}: ${NAMES[name]} / (${peer})'s`, bound, limit, unit: '×' },
-    value: ({ results }) => {
-      const theirs =
-        peer === 'a' ? figure(results, row, 'a', name) : bestOfZram(results, row, name);
-      return quotient(figure(results, row, 'ours', name), theirs);
-    },
+    value: ({ results }) =>
+      peer === 'a' ? ratioTo(results, row, 'a', name) : ratioToZram(results, row, name, bound),
   };
 }
 
@@ -81,8 +71,13 @@ function besideCodec(row: string, operation: keyof CodecMicros, limit: number): 
   return {
     ...{ text: `${row}: CPU per page / liblzo2's ${operation}`, bound: 'at most', limit },
     unit: '×',
-    value: ({ results, codec }) =>
-      quotient(figure(results, row, 'ours', 'cpuMicrosPerPage'), codec?.[operation]),
+    value: ({ results, codec }) => {
+      const rounds = results.get(row)?.get('ours');
+      if (rounds === undefined || codec === undefined) return undefined;
+      return median(
+        rounds.map(({ cpuMicrosPerPage }, round) => cpuMicrosPerPage / codec[round]![operation]),
+      );
+    },
   };
 }
 
@@ -113,11 +108,10 @@ export const TARGETS: readonly Target[] = [
   besideCodec(WRITE, 'compress', 1.6),
   {
     ...{ text: `${READ}: p99.9 / its own p50`, bound: 'at most', limit: 4, unit: '×' },
-    value: ({ results }) =>
-      quotient(
-        figure(results, READ, 'ours', 'p999Micros'),
-        figure(results, READ, 'ours', 'p50Micros'),
-      ),
+    value: ({ results }) => {
+      const rounds = results.get(READ)?.get('ours');
+      return rounds && median(rounds.map(({ p999Micros, p50Micros }) => p999Micros / p50Micros));
+    },
   },
   beside('b', WRITE, 'p999Micros', ['at most', 1.3]),
   ofDaemon('daemon, resident when empty', [80, 'MiB'], (d) => d.residentBytes / MIB),

@@ -1,53 +1,55 @@
 /**
- * The host's own zram as a disk to be served by somebody: set up and taken down again. One that is in
- * use, by whomever, is left alone.
+ * A zram of the host's as a disk to be served by somebody: added for the purpose and removed again,
+ * so that those that are there, in use or not, are never touched.
  */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { getuid } from 'node:process';
 
-export const ZRAM_DEVICE = '/dev/zram0';
-const ZRAM = '/sys/block/zram0';
-const RESET_MILLIS_MAX = 3000;
+const CONTROL = '/sys/class/zram-control';
+const REMOVE_MILLIS_MAX = 3000;
 const ALGORITHM = 'lzo';
 
 const sleepWord = new Int32Array(new SharedArrayBuffer(4));
 
-function attribute(name: string): string {
-  return readFileSync(`${ZRAM}/${name}`, 'utf8').trim();
-}
-
-/** Why the host's zram is not to be had; undefined: it is. */
-export function zramMissing(): string | undefined {
-  if (!existsSync(ZRAM)) return 'no zram0 on this host (modprobe zram)';
-  if (getuid?.() !== 0) return 'zram0 is for root';
-  if (
-    !attribute('comp_algorithm')
-      .split(/[\s[\]]+/)
-      .includes(ALGORITHM)
-  ) {
-    return `zram0 does not know ${ALGORITHM}`;
-  }
-  const isSwap = /^\/dev\/zram0\s/m.test(readFileSync('/proc/swaps', 'utf8'));
-  if (isSwap || attribute('initstate') !== '0' || attribute('disksize') !== '0') {
-    return `zram0 is in use (if it is not: echo 1 >${ZRAM}/reset)`;
-  }
-  return undefined;
+export interface Zram {
+  /** The block device. */
+  readonly path: string;
+  /** Synchronous: a process that ends has only that. Whoever has it open ends first. */
+  remove(): void;
 }
 
 /** An empty disk of that size, compressed as ours is. */
-export function setUpZram(bytes: number): void {
-  const missing = zramMissing();
-  if (missing !== undefined) throw new Error(missing);
-  writeFileSync(`${ZRAM}/comp_algorithm`, ALGORITHM);
-  writeFileSync(`${ZRAM}/disksize`, String(bytes));
+export function addZram(bytes: number): Zram {
+  const index = readFileSync(`${CONTROL}/hot_add`, 'utf8').trim();
+  const zram = { path: `/dev/zram${index}`, remove: () => hotRemove(index) };
+  try {
+    writeFileSync(`/sys/block/zram${index}/comp_algorithm`, ALGORITHM);
+    writeFileSync(`/sys/block/zram${index}/disksize`, String(bytes));
+    if (!existsSync(zram.path)) throw new Error(`${zram.path} does not appear`);
+    return zram;
+  } catch (error) {
+    zram.remove();
+    throw error;
+  }
 }
 
-/** Undoes setUpZram, synchronously: a process that ends has only that. Whoever has it open ends first. */
-export function resetZram(): void {
-  const deadline = Date.now() + RESET_MILLIS_MAX;
+/** Why no zram is to be had here; undefined: one is. */
+export function zramMissing(): string | undefined {
+  if (!existsSync(CONTROL)) return 'no zram on this host (modprobe zram)';
+  if (getuid?.() !== 0) return 'zram is for root';
+  try {
+    addZram(2 ** 20).remove();
+    return undefined;
+  } catch (error) {
+    return `no zram with ${ALGORITHM}: ${(error as Error).message}`;
+  }
+}
+
+function hotRemove(index: string): void {
+  const deadline = Date.now() + REMOVE_MILLIS_MAX;
   for (;;) {
     try {
-      writeFileSync(`${ZRAM}/reset`, '1');
+      writeFileSync(`${CONTROL}/hot_remove`, index);
       return;
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EBUSY' || Date.now() > deadline) throw error;

@@ -12,12 +12,13 @@ import { BenchClient, buildClient } from '../../scripts/bench-path/client.ts';
 import { plots, replaceBetweenMarkers, section } from '../../scripts/bench-path/report.ts';
 import {
   type Figures,
+  figureOf,
   figuresOf,
   median,
-  medians,
   orderOf,
   ROWS,
   Rounds,
+  ratioTo,
 } from '../../scripts/bench-path/rows.ts';
 import { figureCells, markdownTable, short } from '../../scripts/bench-path/tables.ts';
 import { judge, TARGETS } from '../../scripts/bench-path/targets.ts';
@@ -42,7 +43,7 @@ function rowOf(row: string, of: Record<'ours' | 'b-native' | 'b-io_uring', numbe
   for (const [name, pagesPerSecond] of Object.entries(of)) {
     rounds.add(row, name as keyof typeof of, figures({ pagesPerSecond }));
   }
-  return { results: rounds.results(), codec: undefined, daemon: undefined };
+  return { results: rounds.results, codec: undefined, daemon: undefined };
 }
 
 describe('figures', () => {
@@ -57,11 +58,24 @@ describe('figures', () => {
     expect([cpuMicrosPerPage, sleepsPercent]).toEqual([5, 50]);
   });
 
-  it('have medians of their own, also of an even number of rounds', () => {
+  it('have medians, also of an even number of rounds', () => {
     expect(median([9, 1, 5])).toBe(5);
     expect(median([4, 1, 2, 9])).toBe(3);
-    const rounds = [1, 2, 30].map((n) => figures({ pagesPerSecond: n, p50Micros: 1 / n }));
-    expect(medians(rounds)).toMatchObject({ pagesPerSecond: 2, p50Micros: 1 / 2 });
+  });
+
+  it("of two back ends are compared round by round: a slow moment's fall on both", () => {
+    const rounds = new Rounds();
+    for (const [ours, theirs] of [
+      [100, 50],
+      [10, 4],
+      [80, 40],
+    ] as const) {
+      rounds.add('r', 'ours', figures({ pagesPerSecond: ours }));
+      rounds.add('r', 'a', figures({ pagesPerSecond: theirs }));
+    }
+    expect(figureOf(rounds.results, 'r', 'ours', 'pagesPerSecond')).toBe(80);
+    expect(ratioTo(rounds.results, 'r', 'a', 'pagesPerSecond')).toBe(2);
+    expect(ratioTo(rounds.results, 'r', 'b-native', 'pagesPerSecond')).toBeUndefined();
   });
 
   it('come from rounds in which everybody is first and last alike', () => {

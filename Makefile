@@ -32,10 +32,11 @@ bench-guest: build ## in guests: swap on our disk beside its rivals, stale slots
 	@$(TSX) scripts/setup.ts bench-guest
 	$(TSX) scripts/bench-guest/main.ts
 
-bench: build ## the data path beside peers, the codec beside liblzo2, the backing swap beside fio
+bench: build ## the data path beside peers, the codec beside liblzo2, the parts alone, the backing beside fio
 	@$(TSX) scripts/setup.ts bench
 	$(TSX) scripts/bench-path/main.ts
 	$(TSX) scripts/bench-codec.ts
+	$(TSX) scripts/bench-parts/main.ts
 	$(TSX) scripts/bench-backing.ts
 
 fuzz: build ## seeded fuzzers, FUZZ_SECONDS long (120)

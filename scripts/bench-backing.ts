@@ -24,6 +24,7 @@ import { PageWindow } from '../src/store/page-window.ts';
 import { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from '../src/virtio-blk/protocol.ts';
 import { PreparedRequests } from '../test/driver/prepared-requests.ts';
 import { Random } from '../test/driver/random.ts';
+import { median } from './median.ts';
 
 const PAGE = 4096;
 const MIB = 2 ** 20;
@@ -149,10 +150,6 @@ function fio(file: string): Figures {
     return job[rw === 'randread' ? 'read' : 'write'].iops as number;
   };
   return { read: run('randread'), write: run('randwrite') };
-}
-
-function median(numbers: number[]): number {
-  return numbers.toSorted((a, b) => a - b)[numbers.length >> 1]!;
 }
 
 async function main(): Promise<void> {

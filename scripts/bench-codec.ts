@@ -12,6 +12,7 @@ import { LZO1X_DICT_BYTES, Lzo1x, lzo1xWorstCase } from '../src/lzo-wasm/lzo1x.t
 import { collectAnonymousPages, collectNativePages } from './corpus.ts';
 import { CACHE_DIR } from './fetch.ts';
 import { type CodecSide, openLiblzo2 } from './liblzo2.ts';
+import { median } from './median.ts';
 
 const PAGE_BYTES = 4096;
 const WASM_PAGE_BYTES = 65536;
@@ -63,10 +64,6 @@ function openOurs(corpus: Buffer): CodecSide {
     },
     close() {},
   };
-}
-
-function median(values: number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1]!;
 }
 
 async function compare(name: string, corpus: Buffer, table: Table.Table): Promise<void> {

@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { Argument, Command, Option } from 'commander';
 import { barsSvg, linesSvg } from '../charts.ts';
 import { CACHE_DIR } from '../fetch.ts';
+import { median } from '../median.ts';
 import {
   DOCUMENTS,
   FILE_CACHE,
@@ -32,11 +33,6 @@ interface Row {
   readonly figures: Figures;
   /** Behind the kind's name in tables: rounds in which the workload was killed. */
   readonly note: string;
-}
-
-function median(numbers: readonly number[]): number {
-  const sorted = [...numbers].sort((a, b) => a - b);
-  return sorted[sorted.length >> 1] ?? Number.NaN;
 }
 
 /** Every kind once, then again backwards: what else the machine does falls on all alike. */

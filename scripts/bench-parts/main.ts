@@ -23,6 +23,7 @@ import {
 } from '../../src/xvmalloc/xvmalloc.ts';
 import { seededRandom } from '../../test/models/random.ts';
 import { collectAnonymousPages } from '../corpus.ts';
+import { median } from '../median.ts';
 import type { Kind, ThreadData } from './store-thread.ts';
 
 const PAGE = 4096;
@@ -35,10 +36,6 @@ const { values } = parseArgs({
   },
 });
 const ROUNDS = Number(values.rounds);
-
-function median(numbers: number[]): number {
-  return numbers.toSorted((a, b) => a - b)[numbers.length >> 1]!;
-}
 
 function print(head: string[], rows: (string | number)[][]): void {
   const table = new Table({ head, style: { head: [], border: [] } });

@@ -12,11 +12,12 @@ import { Command } from 'commander';
 import { collectAnonymousPages } from '../corpus.ts';
 import { CACHE_DIR } from '../fetch.ts';
 import { type CodecOperation, type CodecSide, openLiblzo2 } from '../liblzo2.ts';
+import { median } from '../median.ts';
 import { BACK_ENDS, type BackEnd } from './back-ends.ts';
 import { BenchClient, buildClient } from './client.ts';
 import { measureDaemon } from './daemon-figures.ts';
 import { plots, type Report, replaceBetweenMarkers, section } from './report.ts';
-import { figuresOf, median, orderOf, type Results, ROWS, Rounds, type Row } from './rows.ts';
+import { figuresOf, orderOf, type Results, ROWS, Rounds, type Row } from './rows.ts';
 import { figureCells, terminalTable, verdictCells } from './tables.ts';
 import { type CodecMicros, judge, type Measured, TARGETS } from './targets.ts';
 

@@ -2,8 +2,9 @@
 import { spawnSync } from 'node:child_process';
 import { cpus, loadavg, release } from 'node:os';
 import { groupedBarsSvg } from '../charts.ts';
+import { median } from '../median.ts';
 import { BACK_ENDS, type BackEndName } from './back-ends.ts';
-import { type Figures, figureOf, median, type Results } from './rows.ts';
+import { type Figures, figureOf, type Results } from './rows.ts';
 import { figureCells, markdownTable, short, verdictCells } from './tables.ts';
 import type { Measured, Verdict } from './targets.ts';
 

@@ -1,4 +1,6 @@
 /** The rows of the tables: which jobs are timed, and what is made of many rounds of one. */
+
+import { median } from '../median.ts';
 import type { BackEndName } from './back-ends.ts';
 import type { JobFigures } from './client.ts';
 
@@ -54,13 +56,6 @@ export function figuresOf(job: JobFigures): Figures {
     cpuMicrosPerPage: job.backendCpuNs / job.pages / 1000,
     sleepsPercent: (job.sleeps / job.requests) * 100,
   };
-}
-
-/** The middle one; of an even number the mean of the two in the middle. */
-export function median(numbers: readonly number[]): number {
-  const sorted = numbers.toSorted((a, b) => a - b);
-  const half = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
 }
 
 /** Each figure's own median. */

@@ -3,8 +3,10 @@
  * medians of the rounds' own. Beside (b) a row counts as reached against the better of its two ways
  * of I/O, figure by figure: the harder comparison.
  */
+
+import { median } from '../median.ts';
 import type { DaemonFigures } from './daemon-figures.ts';
-import { type Figures, median, type Results, ratioTo } from './rows.ts';
+import { type Figures, type Results, ratioTo } from './rows.ts';
 
 const MIB = 2 ** 20;
 

@@ -14,7 +14,6 @@ import {
   type Figures,
   figureOf,
   figuresOf,
-  median,
   orderOf,
   ROWS,
   Rounds,
@@ -22,6 +21,7 @@ import {
 } from '../../scripts/bench-path/rows.ts';
 import { figureCells, markdownTable, short } from '../../scripts/bench-path/tables.ts';
 import { judge, TARGETS } from '../../scripts/bench-path/targets.ts';
+import { median } from '../../scripts/median.ts';
 import { Daemon, isBuilt } from '../driver/daemon.ts';
 import { makeFolder } from '../driver/sockets.ts';
 

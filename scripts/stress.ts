@@ -6,10 +6,15 @@
  *   tsx scripts/stress.ts races --seconds 300        rings stopped, front ends gone, under load
  *   tsx scripts/stress.ts kicks --rounds 10000000    both sides of a ring, kicks and interrupts
  *   tsx scripts/stress.ts bursts --rounds 1000000    the same with a daemon, eventfds and sleeps
+ *   tsx scripts/stress.ts slots --operations 1000000 all queues at the same few slots
+ *
+ * --queue-threads N: daemons serve with so many threads.
  */
 
 import { parseArgs } from 'node:util';
 import { Daemon, sleep } from '../test/driver/daemon.ts';
+import { GuestRam } from '../test/driver/guest-ram.ts';
+import { MultiQueueGuest } from '../test/driver/multi-queue.ts';
 import { runBursts } from '../test/models/kick-bursts.ts';
 import { runDuel } from '../test/models/kick-duel.ts';
 import { MODEL_DAEMON_ARGS, runModel } from '../test/models/model-run.ts';
@@ -20,6 +25,7 @@ import {
   runReconnects,
   runRingRaces,
 } from '../test/models/race-run.ts';
+import { SharedSlots } from '../test/models/shared-slots.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -28,6 +34,7 @@ const { values, positionals } = parseArgs({
     seconds: { type: 'string', default: '60' },
     rounds: { type: 'string', default: '10000000' },
     seed: { type: 'string', default: `${Date.now() >>> 0}` },
+    'queue-threads': { type: 'string', default: '1' },
   },
 });
 const seed = Number(values.seed);
@@ -35,7 +42,7 @@ const start = Date.now();
 const elapsed = () => `${((Date.now() - start) / 1000).toFixed(1)} s`;
 
 async function withDaemon<T>(args: readonly string[], use: (daemon: Daemon) => Promise<T>) {
-  const daemon = await Daemon.start(args);
+  const daemon = await Daemon.start([...args, '--queue-threads', values['queue-threads']]);
   try {
     return await use(daemon);
   } finally {
@@ -98,14 +105,29 @@ async function bursts(): Promise<string> {
   const rounds = Number(values.rounds) / 2;
   return withDaemon(['--log-level', 'warn'], async (daemon) => {
     for (const eventIdx of [true, false]) {
-      const figures = await runBursts(daemon, { seed, eventIdx, rounds });
+      const index = Number(values['queue-threads']) - 1;
+      const figures = await runBursts(daemon, { seed, eventIdx, index, rounds });
       console.log(`event index ${eventIdx}: ${JSON.stringify(figures)}`);
     }
     return `${2 * rounds} rounds, no wake-up lost`;
   });
 }
 
-const PROGRAMS: Record<string, () => Promise<string>> = { model, races, kicks, bursts };
+async function slots(): Promise<string> {
+  return withDaemon(['--log-level', 'warn'], async (daemon) => {
+    const queues = Array.from({ length: 8 }, () => ({ size: 256 }));
+    const ram = new GuestRam(16 << 20);
+    const guest = MultiQueueGuest.connect(daemon.socketPath, { queues, ram });
+    const load = new SharedSlots({ seed, slots: 8, depth: 32 });
+    load.run(guest, Number(values.operations));
+    guest.close();
+    const [impossible] = load.impossible();
+    if (impossible !== undefined) throw new Error(`impossible: ${JSON.stringify(impossible)}`);
+    return `${load.operations} pages, ${load.restarts} rings stopped, nothing impossible`;
+  });
+}
+
+const PROGRAMS: Record<string, () => Promise<string>> = { model, races, kicks, bursts, slots };
 
 const program = PROGRAMS[positionals[0] ?? ''];
 if (program === undefined) {

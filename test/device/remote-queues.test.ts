@@ -5,6 +5,9 @@
 
 import { readSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
+import { RefusedError } from '../../src/base/errors.ts';
+import type { QueueCall } from '../../src/device/orders.ts';
+import type { ThreadCaller } from '../../src/device/thread-call.ts';
 import { EPOLLIN, Epoll } from '../../src/native/epoll.ts';
 import { createEventFd, signalEventFd } from '../../src/native/eventfd.ts';
 import { closeFd, createMemfd } from '../../src/native/fd.ts';
@@ -133,6 +136,14 @@ describe('rings in two threads', () => {
   });
 });
 
+/** A thread that has nothing to serve, and refuses calls of one method. */
+function refusing(method: string): ThreadCaller<QueueCall> {
+  const call = (call: QueueCall) => {
+    if (call.kind === 'queues' && call.method === method) throw new RefusedError('no room');
+  };
+  return { call } as unknown as ThreadCaller<QueueCall>;
+}
+
 /** What a front end may get wrong; each step's refusal is in the log once a session. */
 const WRONGS: Record<string, (frontEnd: FrontEnd, local: LocalDevice) => void> = {
   'a ring of a wrong size': (frontEnd) => frontEnd.setNum(REMOTE, 300),
@@ -191,6 +202,32 @@ describe('guest memory', () => {
       driver.submit(read(3, 1));
       expect((await completed(local, driver)).status).toBe(0);
     }
+  });
+
+  it('that one thread cannot add is not there in another', () => {
+    const local = new LocalDevice({}, undefined, [refusing('addMemoryRegion')]);
+    cleanUps.push(() => local.close());
+    begin(local);
+    const other = { guestAddress: 2 ** 40, userAddress: 2 ** 45, bytes: 65536, mmapOffset: 0 };
+    expect(() => local.frontEnd.addRegion(other, local.ram.fd)).toThrow(RequestRefused);
+    expect(() => local.frontEnd.removeRegion(other)).toThrow(RequestRefused);
+    expect(local.reports).toEqual([
+      'warn: refused: ADD_MEM_REG: no room',
+      expect.stringMatching(/^warn: refused: REM_MEM_REG: no such memory region/),
+    ]);
+  });
+
+  it('is in no thread after a table that one of them cannot map', () => {
+    const local = new LocalDevice({}, undefined, [refusing('setMemoryTable')]);
+    cleanUps.push(() => local.close());
+    local.negotiate(FEATURES);
+    expect(() => local.frontEnd.setMemoryTable(local.ram)).toThrow(RequestRefused);
+    local.frontEnd.addRegion(local.ram.regions[0]!, local.ram.fd);
+    const { driver } = startRing(local, LOCAL);
+    driver.submit(read(0, 1));
+    driver.flush();
+    local.serve();
+    expect(driver.complete()).toMatchObject([{ status: 0 }]);
   });
 });
 

@@ -8,8 +8,8 @@
  */
 import { readFileSync } from 'node:fs';
 
-/** Scratch the compressor needs at `dictOffset`, at an even offset; contents never matter. */
-export const LZO1X_DICT_BYTES = 4096;
+/** Scratch the compressor needs at `dictOffset`, of any alignment; contents never matter. */
+export const LZO1X_DICT_BYTES = 8192;
 
 /** Errors of `decompress`, named and numbered as in liblzo2. */
 export const LZO_E_INPUT_OVERRUN = -4;

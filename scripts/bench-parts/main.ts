@@ -101,7 +101,7 @@ function mixed(size: () => number, pause = Infinity): Mixed {
         live[at] = live[--mover.slots]!;
       }
       if (i % pause === pause - 1) {
-        for (let step = 0; compaction.step(i * 1e4 + step, 0, i) === 0; step++);
+        for (let step = 0; compaction.step(i * 1e4 + step, i, i) === 0; step++);
       }
       if (bytes <= peakBytes) continue;
       peakBytes = bytes;

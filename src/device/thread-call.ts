@@ -13,8 +13,12 @@ import { createEventFd, signalEventFd } from '../native/eventfd.ts';
 import { ProtocolError, RequestError } from '../vhost-user-ts/index.ts';
 
 const IS_CALLED = 1;
-/** A turn of the other thread is a few milliseconds at worst; its start half a second. */
-const ANSWER_MILLIS_MAX = 10_000;
+/**
+ * A turn of the other thread takes a few milliseconds, its start half a second, to map a guest of
+ * 1 TiB some five; and this process may be stopped meanwhile. A thread that ends ends the process by
+ * itself: this is only for one that hangs.
+ */
+const ANSWER_MILLIS_MAX = 120_000;
 
 /** One end of a line; its port is transferred to the thread that is to have it. */
 export interface LineEnd {

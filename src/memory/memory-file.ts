@@ -3,7 +3,7 @@
  * of an arena. Sparse: only touched or reserved pages hold memory.
  */
 
-import { SystemError } from '../base/errors.ts';
+import { RefusedError, SystemError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES, roundUp } from '../base/units.ts';
 import { closeFd, createMemfd, reserveRange } from '../native/fd.ts';
 import { mapFileOver } from '../native/mapping.ts';
@@ -23,10 +23,23 @@ export function createReservedMemoryFile(name: string, bytes: number): number {
   throw new SystemError('fallocate', -result, `${name}: ${formatBytes(bytes)}`);
 }
 
-/** Maps `bytes` of `fd` from `fileOffset` at offset 0 of a window of its own (no work area). */
+/**
+ * Maps `bytes` of `fd` from `fileOffset` at offset 0 of a window of its own (no work area). Throws
+ * RefusedError where there is no address space for it.
+ */
 export function mapFileWindow(fd: number, fileOffset: number, bytes: number): Window {
   const length = roundUp(bytes, PAGE_BYTES);
-  const window = new Window(length);
+  const window = makeWindow(length);
   mapFileOver(window.u8, 0, length, fd, fileOffset);
   return window;
+}
+
+function makeWindow(bytes: number): Window {
+  try {
+    return new Window(bytes);
+  } catch (error) {
+    // What WebAssembly.Memory throws when address space or commit limit are used up.
+    if (!(error instanceof RangeError)) throw error;
+    throw new RefusedError(`no address space for ${formatBytes(bytes)} of the store`);
+  }
 }

@@ -1,7 +1,7 @@
 /**
- * A lock for threads that share memory: one 32-bit word, 0 free, 1 held. What it guards takes well
- * below a microsecond, so a thread that finds it held looks again for a while; only when the holder
- * was preempted does it give the core away.
+ * A lock for threads that share memory: one 32-bit word, 0 free, 1 held. What it guards mostly takes
+ * well below a microsecond, so a thread that finds it held looks again for a while. When the holder was
+ * preempted, or has memory reserved or given back under it (some 50 µs), it gives the core away.
  *
  * Several locks lie LOCK_WORDS apart, each in a cache line of its own.
  */
@@ -11,7 +11,7 @@ import { assert } from '../base/assert.ts';
 /** Distance of two locks in words: a cache line of 64 bytes. */
 export const LOCK_WORDS = 16;
 
-/** About two microseconds: many times what any holder needs. */
+/** About two microseconds: many times what a holder mostly needs. */
 const LOOKS_BEFORE_SLEEP = 200;
 /** The least that a timed wait takes, with the kernel's timer slack: some 60 µs. */
 const SLEEP_MILLIS = 0.01;

@@ -30,8 +30,8 @@ const EVACUATED_SHARE = 1 / 16;
 
 /** Surveys are this far apart while there is nothing to do … */
 const REST_MICROS = 400_000;
-/** … and wait for so many pages written or freed: fewer cannot have wasted much. */
-const CHANGES_MIN = 256;
+/** … and wait for so many objects to be let go of: fewer cannot have wasted much. */
+const RELEASES_MIN = 256;
 
 /** Of a step, some 20 to 50 µs each: blocks looked at, slots looked at, objects moved. */
 const BLOCKS_PER_STEP = 2048;
@@ -46,7 +46,7 @@ const GRADES = (BLOCK_WORDS >> GRADE_SHIFT) + 1;
 /** Blocks that are fuller are not worth emptying. */
 const GRADE_MAX = Math.floor(USEFUL_WHEN_IDLE * (GRADES - 1)) - 1;
 
-const PHASE = { rest: 0, survey: 1, mark: 2, move: 3 } as const;
+const PHASE = { rest: 0, survey: 1, mark: 2, move: 3, settle: 4 } as const;
 
 export interface ObjectMover {
   /** Slots of the table. */
@@ -74,6 +74,8 @@ export class Compaction {
   #wanted = 0;
   readonly #evacuated = new Int32Array(EVACUATED_MAX);
   #evacuatedCount = 0;
+  /** Of these, how many were given back. */
+  #emptied = 0;
   #isOutOfMemory = false;
   /** Blocks of the pool at the last survey of this run; 0: this is the first. */
   #blocksBefore = 0;
@@ -81,9 +83,9 @@ export class Compaction {
   #isSettled = true;
   #isUrgent = false;
 
-  /** Since when it rests, and what guests had changed at the last survey. */
+  /** Since when it rests, and how many objects had been let go of at the last survey. */
   #restingSince = 0;
-  #restedChanges = 0;
+  #restedReleases = 0;
   /** What guests had done at the last step. */
   #lastActivity = 0;
 
@@ -93,40 +95,43 @@ export class Compaction {
     this.#blocks = blocks;
   }
 
-  /** There was no memory for an object: the next survey is as if nobody were busy. */
+  /** Memory was wanted in vain: the next survey is as if nobody were busy. */
   hurry(): void {
     this.#isSettled = false;
     this.#isUrgent = true;
   }
 
   /**
-   * A step. `now` is in wrapping microseconds; `reads` and `changes` grow with every page that guests
-   * read, and write or free. Milliseconds until there is more to do: 0 now, -1 when guests have
-   * changed more.
+   * A step. `now` is in wrapping microseconds; `activity` grows with every page that guests read,
+   * write or free, `releases` with every object that was let go of. Milliseconds until there is more
+   * to do: 0 now, -1 when more has been let go of.
    */
-  step(now: number, reads: number, changes: number): number {
-    const isIdle = reads + changes === this.#lastActivity;
-    this.#lastActivity = reads + changes;
+  step(now: number, activity: number, releases: number): number {
+    const isIdle = activity === this.#lastActivity;
+    this.#lastActivity = activity;
     switch (this.#phase) {
       case PHASE.rest:
-        return this.#rest(now, changes);
+        return this.#rest(now, releases);
       case PHASE.survey:
         if (this.#survey()) this.#decide(isIdle || this.#isUrgent, now);
         break;
       case PHASE.mark:
         if (this.#mark()) this.#begin(PHASE.move);
         break;
+      case PHASE.move:
+        if (this.#move()) this.#begin(PHASE.settle);
+        break;
       default:
-        if (this.#move()) this.#settle(now);
+        if (this.#settle()) this.#conclude(now);
     }
     return this.#phase === PHASE.rest ? REST_MICROS / 1000 : 0;
   }
 
-  #rest(now: number, changes: number): number {
-    if (this.#isSettled && changes - this.#restedChanges < CHANGES_MIN) return -1;
+  #rest(now: number, releases: number): number {
+    if (this.#isSettled && releases - this.#restedReleases < RELEASES_MIN) return -1;
     const rested = (now - this.#restingSince) | 0;
     if (rested >= 0 && rested < REST_MICROS) return Math.ceil((REST_MICROS - rested) / 1000);
-    this.#restedChanges = changes;
+    this.#restedReleases = releases;
     this.#blocksBefore = 0;
     this.#beginSurvey();
     return 0;
@@ -177,6 +182,7 @@ export class Compaction {
     }
     this.#blocksBefore = blocks;
     this.#evacuatedCount = 0;
+    this.#emptied = 0;
     this.#isOutOfMemory = false;
     this.#begin(PHASE.mark);
   }
@@ -225,13 +231,24 @@ export class Compaction {
     return this.#next >= mover.slots;
   }
 
-  #settle(now: number): void {
-    let emptied = 0;
-    for (let i = 0; i < this.#evacuatedCount; i++) {
-      if (!this.#objects.readmit(this.#evacuated[i]!)) emptied++;
+  /** Ends the evacuation of some blocks. True: of all. */
+  #settle(): boolean {
+    const end = Math.min(this.#next + MARKS_PER_STEP, this.#evacuatedCount);
+    for (; this.#next < end; this.#next++) {
+      if (!this.#objects.readmit(this.#evacuated[this.#next]!)) this.#emptied++;
     }
-    // What was not emptied holds objects that nobody refers to yet, or there was no memory.
-    if (emptied === 0 || this.#isOutOfMemory) this.#beginRest(now);
-    else this.#beginSurvey();
+    return this.#next === this.#evacuatedCount;
+  }
+
+  #conclude(now: number): void {
+    if (this.#emptied > 0 && !this.#isOutOfMemory) {
+      this.#beginSurvey();
+      return;
+    }
+    // What was not emptied holds objects that nobody refers to yet, or there was no memory: the same
+    // again would come to the same.
+    this.#isSettled = true;
+    this.#isUrgent = false;
+    this.#beginRest(now);
   }
 }

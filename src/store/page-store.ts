@@ -29,7 +29,7 @@ import { sooner } from '../base/wait.ts';
 import { codecModule, lzo1xWorstCase } from '../lzo-wasm/lzo1x.ts';
 import type { SpinLock } from '../memory/spin-lock.ts';
 import { copyWords } from '../memory/window.ts';
-import type { Arena } from '../xvmalloc/arena.ts';
+import { type Arena, PAGES_PER_BLOCK } from '../xvmalloc/arena.ts';
 import {
   OBJECT_BYTES_MAX,
   pageOfPosition,
@@ -229,12 +229,27 @@ export class PageStore {
     window: PageWindow,
     bounce: number,
   ): PageResult {
-    if (!this.load(slot, window, bounce)) return PAGE_FAILED;
-    window.u8.fill(0, bounce + from, bounce + to);
-    const word = this.secure(window, bounce, KEEP_ANY);
+    // All of it under the lock: what another thread writes meanwhile must not be undone.
+    const lock = this.#lockOf(slot);
+    lock?.acquire();
+    let old = SLOT_EMPTY;
+    const word = this.#withZeros(slot, from, to, window, bounce);
+    if (word !== SLOT_EMPTY) {
+      this.#account(word, 1);
+      old = this.#exchange(slot, word);
+    }
+    lock?.release();
     if (word === SLOT_EMPTY) return PAGE_FAILED;
-    this.publish(slot, word);
+    this.#letGo(old);
     return PAGE_DONE;
+  }
+
+  /** The slot's page with zeros in [from, to) made to exist; SLOT_EMPTY: it cannot be. */
+  #withZeros(slot: number, from: number, to: number, window: PageWindow, bounce: number): number {
+    const word = this.#table[slot]!;
+    if (!this.#expand(word, this.#copyOut(word, window), window, bounce)) return SLOT_EMPTY;
+    window.u8.fill(0, bounce + from, bounce + to);
+    return this.secure(window, bounce, KEEP_ANY);
   }
 
   /** Nothing here is ever pending. */
@@ -276,10 +291,13 @@ export class PageStore {
   maintain(now: number): number {
     if (this.#compaction === undefined) return -1;
     const { counters } = this.mapped;
-    const reads = sumCounter(counters, COUNTER.numReads);
-    const changes =
-      sumCounter(counters, COUNTER.numWrites) + sumCounter(counters, COUNTER.notifyFree);
-    const wait = sooner(this.#compaction.step(now, reads, changes), this.#trim(now));
+    const activity =
+      sumCounter(counters, COUNTER.numReads) +
+      sumCounter(counters, COUNTER.numWrites) +
+      sumCounter(counters, COUNTER.notifyFree);
+    const releases = sumCounter(counters, COUNTER.releases);
+    if (this.#arena.takeShortage()) this.#compaction.hurry();
+    const wait = sooner(this.#compaction.step(now, activity, releases), this.#trim(now));
     return this.#locks === undefined ? wait : sooner(wait, SHARED_LOOK_MILLIS);
   }
 
@@ -314,10 +332,7 @@ export class PageStore {
 
   #secureObject(window: PageWindow, offset: number, bytes: number): number {
     const position = this.#objects.allocate(bytes);
-    if (position === 0) {
-      this.#compaction?.hurry();
-      return SLOT_EMPTY;
-    }
+    if (position === 0) return SLOT_EMPTY;
     const from = wordAligned(window, offset, bytes, WORK_IN);
     const words = (bytes + 3) >> 2;
     const segment = this.#arena.segments[position >>> SEGMENT_SHIFT]!;
@@ -341,15 +356,25 @@ export class PageStore {
     this.#account(word, 1);
     const lock = this.#lockOf(slot);
     lock?.acquire();
+    const old = this.#exchange(slot, word);
+    lock?.release();
+    this.#letGo(old);
+    return old;
+  }
+
+  #exchange(slot: number, word: number): number {
     const old = this.#table[slot]!;
     Atomics.store(this.#table, slot, word);
-    lock?.release();
-    // Nobody copies the old content out any more, and nobody will find it.
+    return old;
+  }
+
+  /** Of what a slot held: nobody copies it out any more, and nobody will find it. */
+  #letGo(old: number): void {
     this.#account(old, -1);
-    if (old >>> 0 < SLOT_POSITION_MIN) return old;
+    if (old >>> 0 < SLOT_POSITION_MIN) return;
+    this.#counters[COUNTER.releases]!++;
     if (this.#objects.isPage(old)) this.#arena.freePage(pageOfPosition(old));
     else this.#objects.free(old);
-    return old;
   }
 
   /** Undefined where this thread is the only one. */
@@ -376,6 +401,8 @@ export class PageStore {
 
   #moveFrom(position: number, slot: number): boolean {
     const bytes = this.#objects.sizeOf(position);
+    // Damaged: it stays where it is, and reads of it fail.
+    if (bytes === 0 || bytes > OBJECT_BYTES_MAX) return true;
     const to = this.#objects.allocate(bytes);
     if (to === 0) return false;
     const { segments } = this.#arena;
@@ -419,8 +446,13 @@ export class PageStore {
     const lock = this.#lockOf(slot);
     lock?.acquire();
     const word = this.#table[slot]!;
-    const bytes = word >>> 0 < SLOT_POSITION_MIN ? 0 : this.#copyOut(word, window);
+    const bytes = this.#copyOut(word, window);
     lock?.release();
+    return this.#expand(word, bytes, window, offset);
+  }
+
+  /** Makes a page of what was copied out, at `offset`. */
+  #expand(word: number, bytes: number, window: PageWindow, offset: number): boolean {
     if (bytes === 0) {
       if (word !== SLOT_EMPTY && word < SLOT_FILLED) return false;
       const byte = word === SLOT_EMPTY ? 0 : word - SLOT_FILLED;
@@ -441,10 +473,12 @@ export class PageStore {
   }
 
   /**
-   * Copies what a position holds into the work area, an object to WORK_IN, a raw page to WORK_PAGE;
-   * its length. A damaged size is larger than a page, and nothing is copied.
+   * Copies what a slot's word stands for into the work area, an object to WORK_IN, a raw page to
+   * WORK_PAGE; its length, 0 where the word says all. A damaged size is larger than a page, and
+   * nothing is copied.
    */
   #copyOut(position: number, window: PageWindow): number {
+    if (position >>> 0 < SLOT_POSITION_MIN) return 0;
     const segment = this.#arena.segments[position >>> SEGMENT_SHIFT]!;
     const at = position & SEGMENT_WORD_MASK;
     if (this.#objects.isPage(position)) {
@@ -461,10 +495,12 @@ export class PageStore {
     if (this.#isOutOfMemory) return;
     this.#isOutOfMemory = true;
     const { usedPages, limitPages, lastErrno } = this.#arena;
-    this.onTrouble(
-      usedPages >= limitPages
-        ? `memory limit of ${limitPages * PAGE_BYTES} bytes reached; writes fail until pages are freed`
-        : `no memory for more pages: ${errnoText(lastErrno)}; writes fail until some is free`,
-    );
+    if (usedPages + PAGES_PER_BLOCK > limitPages) {
+      const bytes = limitPages * PAGE_BYTES;
+      this.onTrouble(`memory limit of ${bytes} bytes reached; writes fail until pages are freed`);
+      return;
+    }
+    const why = lastErrno === 0 ? 'pages lie too scattered' : errnoText(lastErrno);
+    this.onTrouble(`no memory for more pages: ${why}; writes fail until some is free`);
   }
 }

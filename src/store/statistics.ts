@@ -39,6 +39,8 @@ export const COUNTER = {
   memlimit: 21,
   /** Nor this: the size of the disk in bytes, as it is now. In thread 0's row alone. */
   disksize: 22,
+  /** Objects and raw pages let go of, for whatever reason: compaction's measure of what may be wasted. */
+  releases: 23,
 } as const;
 export const COUNTER_COUNT = Object.keys(COUNTER).length;
 /** Doubles from one thread's row of counters to the next: whole cache lines. */

@@ -66,6 +66,8 @@ const SHARED = {
   limitPages: 4,
   /** errno of the last refused reservation. */
   lastErrno: 5,
+  /** Not 0: a block or page was wanted and there was none. */
+  shortage: 6,
   COUNT: 16,
 } as const;
 
@@ -155,12 +157,19 @@ export class Arena {
     return this.#shared[SHARED.lastErrno]!;
   }
 
+  /** Whether anybody wanted memory in vain since the last call, in whatever thread. */
+  takeShortage(): boolean {
+    if (this.#shared[SHARED.shortage] === 0) return false;
+    return Atomics.exchange(this.#shared, SHARED.shortage, 0) !== 0;
+  }
+
   // HOT PATH: no allocation, no BigInt, no closures, no await.
 
   /** A reserved raw page, contents undefined; 0 when the limit is reached or memory was refused. */
   allocatePage(): number {
     this.#lock?.acquire();
     const page = this.#takePage();
+    if (page === 0) this.#shared[SHARED.shortage] = 1;
     this.#lock?.release();
     return page;
   }
@@ -185,6 +194,7 @@ export class Arena {
   allocateBlock(owner: number): number {
     this.#lock?.acquire();
     const block = this.#takeBlock(owner);
+    if (block === 0) this.#shared[SHARED.shortage] = 1;
     this.#lock?.release();
     return block;
   }
@@ -207,7 +217,7 @@ export class Arena {
    */
   trim(): boolean {
     this.#lock?.acquire();
-    const wanted = this.#shared[SHARED.spareLow]!;
+    const wanted = Math.min(this.#shared[SHARED.spareLow]!, this.sparePages);
     const given = wanted > 0 ? this.#punchHighestSpare() : 0;
     const rest = Math.max(0, wanted - given);
     this.#shared[SHARED.spareLow] = rest;

@@ -23,7 +23,8 @@
  * lists, so nothing new goes there) while somebody who knows the references moves its objects out.
  *
  * Each thread has a shard, lists of its own over blocks of its own, and so hardly waits for others:
- * only when it frees what another has allocated. A pool block belongs to one shard while it is one.
+ * only when it frees what another has allocated, or when there is no memory but in the others' blocks.
+ * A pool block belongs to one shard while it is one.
  *
  * Positions count 4-byte words from the arena's beginning (32 bits, signed in JavaScript). An
  * object's position is its payload's. Position 0 means "none". Positions of whole raw pages are of
@@ -159,10 +160,18 @@ export class Xvmalloc {
   /** The position of a new object of `bytes`, contents undefined; 0 when there is no memory. */
   allocate(bytes: number): number {
     assert(bytes >= 1 && bytes <= OBJECT_BYTES_MAX, 'an object has 1 to 4092 bytes');
-    const shard = this.#own;
-    shard.lock?.acquire();
-    const position = this.#allocate(shard, bytes);
-    shard.lock?.release();
+    const own = this.#own;
+    own.lock?.acquire();
+    let position = this.#allocate(own, bytes, true);
+    own.lock?.release();
+    // No block is left: what the others' blocks have free is as good. One shard's lock at a time.
+    for (let i = 0; position === 0 && i < this.#shards.length; i++) {
+      const other = this.#shards[i]!;
+      if (other === own) continue;
+      other.lock?.acquire();
+      position = this.#allocate(other, bytes, false);
+      other.lock?.release();
+    }
     return position;
   }
 
@@ -238,11 +247,13 @@ export class Xvmalloc {
 
   // ── Under the shard's lock ────────────────────────────────────────────────────────────────────
 
-  #allocate(shard: Shard, bytes: number): number {
+  /** `mayGrow`: the shard is this thread's own, and may take a new block. */
+  #allocate(shard: Shard, bytes: number, mayGrow: boolean): number {
     const wanted = (bytes + 3) & ~3;
     let chunk = this.#findFree(shard, wanted);
     let found: number;
     if (chunk === 0) {
+      if (!mayGrow) return 0;
       const block = this.#arena.allocateBlock(this.#owner);
       if (block === 0) return 0;
       chunk = (block << BLOCK_SHIFT) | 0;

@@ -52,9 +52,10 @@ describe.skipIf(!isBuilt)(`under load (seed ${SEED})`, () => {
     'rings stop, start and change at any moment, and every request is completed; %i queue threads',
     async (threads) => {
       const figures = runRingRaces(await raceDaemon(threads), SEED, RING_MILLIS);
-      // Each kind of race must have happened, or the test has shown nothing.
+      // Each kind of race must have happened, or the test has shown nothing. More threads than
+      // processors, all busy: each message to one of them waits until it is its turn.
       for (const [name, count] of Object.entries(figures)) {
-        expect(count, name).toBeGreaterThan(20);
+        expect(count, name).toBeGreaterThan(threads === 1 ? 20 : 5);
       }
     },
     60_000,

@@ -112,7 +112,7 @@ it('leaves a busy guest’s memory alone while most of it is useful', () => {
   replayable((random) => {
     const bench = new StoreBench({ slots: SLOTS });
     fill(bench, random);
-    freeAtRandom(bench, random, 8);
+    freeAtRandom(bench, random, 11);
     const words = bench.store.mapped.table.slice();
     for (let i = 0; i < 40; i++) {
       bench.read(random.below(SLOTS));
@@ -167,6 +167,50 @@ it('makes room for writes that found none', () => {
     for (let slot = 0; slot < 100; slot++)
       expect(bench.write(slot * 2, pageOf(2000, random))).toBe(true);
     bench.compareStatistics();
+  });
+});
+
+it('regression: does not try the same again and again when there is no memory', () => {
+  replayable((random) => {
+    const bench = new StoreBench({ slots: SLOTS });
+    fill(bench, random);
+    freeAtRandom(bench, random, 60);
+    // As after a burst: the guest is busy, then a write finds no memory.
+    bench.store.mapped.arena.limitPages = 1;
+    bench.write(0, pageOf(2800, random));
+    bench.maintainFor(3_000_000);
+    expect(bench.store.maintain(3_000_001)).toBe(-1);
+    bench.compareAllSlots();
+  });
+});
+
+it('regression: hurries for a write of another thread that found no memory', () => {
+  replayable((random) => {
+    const bench = new StoreBench({ slots: SLOTS, threads: 2 });
+    const other = PageStore.join(bench.store.share, 1);
+    fill(bench, random);
+    freeAtRandom(bench, random, 8);
+    const words = bench.store.mapped.table.slice();
+    bench.store.mapped.arena.limitPages = bench.store.mapped.arena.usedPages;
+    bench.window.u8.set(random.bytes(PAGE_BYTES), 128 * 1024);
+    other.writePage(0, bench.window, 128 * 1024);
+    for (let i = 0; i < 4000; i++) {
+      bench.read(1 + random.below(SLOTS - 1));
+      bench.store.maintain(i * 1000);
+    }
+    expect(Buffer.compare(bytesOf(words), bytesOf(bench.store.mapped.table))).not.toBe(0);
+  });
+});
+
+it('regression: begins when pages are zeroed, too', () => {
+  replayable((random) => {
+    const bench = new StoreBench({ slots: SLOTS });
+    fill(bench, random);
+    bench.maintainFor(2_000_000);
+    for (let slot = 0; slot < SLOTS; slot++) if (random.below(100) < 60) bench.zero(slot);
+    bench.maintainFor(2_000_000, 2_000_000);
+    expect(useful(bench)).toBeGreaterThanOrEqual(0.93);
+    bench.compareAllSlots();
   });
 });
 

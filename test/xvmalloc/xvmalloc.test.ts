@@ -307,6 +307,23 @@ describe('several shards', () => {
   });
 });
 
+it('regression: a shard finds room in the others’ blocks when no block is left', () => {
+  withArena(64, ({ arena }) => {
+    const words = new Int32Array(Xvmalloc.stateWords(arena.blocks, 2));
+    const [one, two] = [0, 1].map((thread) => new Xvmalloc(arena, words, thread, 2));
+    arena.limitPages = 32;
+    const positions = Array.from({ length: 64 }, () => two!.allocate(2000)).filter((p) => p !== 0);
+    expect(one!.allocate(2000)).toBe(0);
+    expect(arena.takeShortage()).toBe(true);
+    expect(arena.takeShortage()).toBe(false);
+    two!.free(positions[10]!);
+    expect(one!.allocate(2000)).toBe(positions[10]);
+    one!.free(positions[10]!);
+    for (const position of positions) if (position !== positions[10]) one!.free(position);
+    expect(arena.usedPages).toBe(0);
+  });
+});
+
 describe('an evacuated block', () => {
   it('gives no memory, takes back what is freed, and goes when it is empty', () => {
     withXvmalloc(64, ({ objects, arena }) => {

@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
 import { collectAnonymousPages } from '../corpus.ts';
 import { CACHE_DIR } from '../fetch.ts';
-import { type CodecOperation, type CodecSide, openLiblzo2 } from '../liblzo2.ts';
+import { type CodecOperation, type Liblzo2, openLiblzo2 } from '../liblzo2.ts';
 import { median } from '../median.ts';
 import { BACK_ENDS, type BackEnd } from './back-ends.ts';
 import { BenchClient, buildClient } from './client.ts';
@@ -127,15 +127,15 @@ async function measureRound(
 }
 
 /**
- * liblzo2's time for a page: the best of three passes a round, as what divides ours must not be
- * what the machine was slow at.
+ * liblzo2's processor time for a page: the best of three passes a round, as what divides ours must
+ * not be a moment when the machine was slow.
  */
 class CodecTimes {
-  readonly #side: CodecSide | undefined;
+  readonly #side: Liblzo2 | undefined;
   readonly #pages: number;
   readonly #rounds: CodecMicros[] = [];
 
-  private constructor(side: CodecSide | undefined, pages: number) {
+  private constructor(side: Liblzo2 | undefined, pages: number) {
     this.#side = side;
     this.#pages = pages;
   }
@@ -157,7 +157,7 @@ class CodecTimes {
 
   async #best(operation: CodecOperation): Promise<number> {
     const passes: number[] = [];
-    while (passes.length < CODEC_PASSES) passes.push(await this.#side!.run(operation));
+    while (passes.length < CODEC_PASSES) passes.push(await this.#side!.cpu(operation));
     return Math.min(...passes) / this.#pages / 1000;
   }
 

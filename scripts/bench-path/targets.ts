@@ -10,7 +10,7 @@ import { type Figures, type Results, ratioTo } from './rows.ts';
 
 const MIB = 2 ** 20;
 
-/** liblzo2's own time for a page of the same corpus, in microseconds. */
+/** liblzo2's own processor time for a page of the same corpus, in microseconds. */
 export interface CodecMicros {
   readonly compress: number;
   readonly decompress: number;

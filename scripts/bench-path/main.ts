@@ -127,8 +127,8 @@ async function measureRound(
 }
 
 /**
- * liblzo2's processor time for a page: the best of three passes a round, as what divides ours must
- * not be a moment when the machine was slow.
+ * liblzo2's processor time for a page: the mean of three passes a round, like ours of a second, which
+ * others on the machine make slower too.
  */
 class CodecTimes {
   readonly #side: Liblzo2 | undefined;
@@ -151,14 +151,14 @@ class CodecTimes {
 
   async measure(): Promise<void> {
     if (this.#side === undefined) return;
-    const compress = await this.#best('compress');
-    this.#rounds.push({ compress, decompress: await this.#best('decompress') });
+    const compress = await this.#mean('compress');
+    this.#rounds.push({ compress, decompress: await this.#mean('decompress') });
   }
 
-  async #best(operation: CodecOperation): Promise<number> {
-    const passes: number[] = [];
-    while (passes.length < CODEC_PASSES) passes.push(await this.#side!.cpu(operation));
-    return Math.min(...passes) / this.#pages / 1000;
+  async #mean(operation: CodecOperation): Promise<number> {
+    let nanos = 0;
+    for (let pass = 0; pass < CODEC_PASSES; pass++) nanos += await this.#side!.cpu(operation);
+    return nanos / CODEC_PASSES / this.#pages / 1000;
   }
 
   /** By round. */

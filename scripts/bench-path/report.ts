@@ -75,7 +75,7 @@ export function section(report: Report): string {
   parts.push(
     codec === undefined
       ? '**Not measured: liblzo2.**'
-      : 'liblzo2 alone, same pages, processor time, the best of three passes in each round: ' +
+      : 'liblzo2 alone, same pages, processor time, the mean of three passes in each round: ' +
           `${short(median(codec.map((round) => round.compress)))} µs to compress a page, ` +
           `${short(median(codec.map((round) => round.decompress)))} µs to decompress it.`,
   );

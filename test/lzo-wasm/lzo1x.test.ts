@@ -346,6 +346,16 @@ describe('hostile streams', () => {
     expect(error([...EOF, 0])).toBe(LZO_E_INPUT_NOT_CONSUMED));
   it('refuses a match that reaches before the output', () =>
     expect(error([18, 97, 0x2a, 4, 0, ...EOF])).toBe(LZO_E_LOOKBEHIND_OVERRUN));
+  it('refuses a match that reaches before the memory', () => {
+    for (const match of [
+      [0xfc, 255], // M2, distance 2048
+      [0x3f, 0xfc, 255], // M3, distance 16384
+      [0x20, 1, 0xfc, 255], // the same, long
+    ]) {
+      const stream = Buffer.from([57, ...pages[5]!.subarray(0, 40), ...match, ...pages[5]!]);
+      expect(decompressAt(stream, SRC, CANARY_BYTES, PAGE)).toBe(LZO_E_LOOKBEHIND_OVERRUN);
+    }
+  });
   it('refuses a match that runs past the output', () =>
     expect(error([18, 97, 0x2a, 0, 0, ...EOF], 12)).toBe(LZO_E_OUTPUT_OVERRUN));
   it('refuses literals that run past the output', () =>

@@ -5,7 +5,6 @@
  */
 
 import { parseArgs } from 'node:util';
-import { Worker } from 'node:worker_threads';
 import Table from 'cli-table3';
 import { createMemoryFile } from '../../src/memory/memory-file.ts';
 import { WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
@@ -21,6 +20,7 @@ import {
   SEGMENT_WORD_MASK,
   Xvmalloc,
 } from '../../src/xvmalloc/xvmalloc.ts';
+import { startThread } from '../../test/driver/threads.ts';
 import { seededRandom } from '../../test/models/random.ts';
 import { collectAnonymousPages } from '../corpus.ts';
 import { median } from '../median.ts';
@@ -188,13 +188,7 @@ function benchAllocator(): void {
 
 // ── The store ───────────────────────────────────────────────────────────────────────────────────
 
-/** A worker cannot begin with TypeScript. */
-const START = `
-  import('tsx/esm/api').then(({ register }) => {
-    register();
-    return import(${JSON.stringify(new URL('./store-thread.ts', import.meta.url).href)});
-  });
-`;
+const THREAD = new URL('./store-thread.ts', import.meta.url);
 
 interface StoreThread {
   readonly ready: Promise<number>;
@@ -202,8 +196,8 @@ interface StoreThread {
   close(): Promise<number>;
 }
 
-function startThread(data: ThreadData): StoreThread {
-  const worker = new Worker(START, { eval: true, workerData: data });
+function openThread(data: ThreadData): StoreThread {
+  const worker = startThread(THREAD, data);
   const failures: ((error: Error) => void)[] = [];
   worker.on('error', (error) => failures.at(-1)?.(error));
   const answer = () =>
@@ -235,7 +229,7 @@ async function benchStore(corpus: Buffer): Promise<void> {
   };
   const start = (store: PageStore, count: number) =>
     Array.from({ length: count }, (_, thread) =>
-      startThread({ share: store.share, thread, first: thread * pages, corpus: shared }),
+      openThread({ share: store.share, thread, first: thread * pages, corpus: shared }),
     );
   const alone = PageStore.make({ slots: pages });
   const both = PageStore.make({ slots: 2 * pages, threads: 2 });

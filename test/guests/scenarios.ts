@@ -93,9 +93,10 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   ...[2, 4].map(
     (cpus): Scenario => ({
-      claim: `${cpus} CPUs get as many queues without naming num-queues`,
+      claim: `${cpus} CPUs get as many queues without naming num-queues, on ${cpus / 2} threads`,
       guests: cpus === 2 ? ['amd64', 'armhf'] : ['amd64'],
       moreGuests: cpus === 2 ? ['arm64', 'amd64-trixie', 'i386'] : ['armhf', 'arm64'],
+      daemons: [[...DISK_512M, '--queue-threads', `${cpus / 2}`]],
       hardware: { memoryMiB: 128, cpus },
       commands: ['for seed in 1 2 3; do fillverify 44 $seed 0 & done; wait'],
       check: (outcome) => {

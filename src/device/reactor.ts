@@ -11,6 +11,7 @@
  */
 
 import { errnoText, SystemError } from '../base/errors.ts';
+import { sooner } from '../base/wait.ts';
 import { involuntarySwitches, monotonicMicros } from '../native/clock.ts';
 import { EPOLLIN, EPOLLRDHUP, Epoll } from '../native/epoll.ts';
 import { drainEventFd } from '../native/eventfd.ts';
@@ -202,9 +203,8 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     let millis = this.#resumeAccepting(now);
     for (let i = 0; i < this.#served.length; i++) {
       const queues = this.#served[i]!;
-      let wait = queues.maintain(now);
-      if (queues.mustPoll() && (wait < 0 || wait > POLLED_RING_MILLIS)) wait = POLLED_RING_MILLIS;
-      if (wait >= 0 && (millis < 0 || wait < millis)) millis = wait;
+      millis = sooner(millis, queues.maintain(now));
+      if (queues.mustPoll()) millis = sooner(millis, POLLED_RING_MILLIS);
     }
     return millis;
   }

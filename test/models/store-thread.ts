@@ -1,6 +1,6 @@
 /**
  * One of several threads at one store: random writes, reads and frees of a few slots, every page
- * saying whose it is. What it did, and when, is logged for the parent to judge (store-threads.ts).
+ * saying whose it is. What it did, and when, is logged for the parent to judge (page-store.threads.test.ts).
  */
 
 import { parentPort, workerData } from 'node:worker_threads';

@@ -76,6 +76,8 @@ const TESTED_ELSEWHERE: Record<string, string> = {
   'vhost-user-ts/protocol.ts': 'numbers only: vhost-user-ts/backend.test.ts',
   'virtio/features.ts': 'numbers only: device/block-device.test.ts',
   'virtio/split-ring.ts': 'numbers only: virtio/virtqueue.test.ts',
+  'store/slot-word.ts': 'store/recovery.test.ts',
+  'xvmalloc/arena-file.ts': 'xvmalloc/arena.test.ts',
   'store/move-out.ts': 'store/backed-store.test.ts',
   'virtio-blk/block-request.ts': 'virtio-blk/pending.test.ts',
   'virtio-blk/clear-ranges.ts': 'virtio-blk/clearing.test.ts',

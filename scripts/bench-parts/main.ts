@@ -14,6 +14,7 @@ import { PageStore } from '../../src/store/page-store.ts';
 import { PageWindow } from '../../src/store/page-window.ts';
 import { COUNTER } from '../../src/store/statistics.ts';
 import { ARENA_GAUGE, Arena, PAGES_PER_BLOCK } from '../../src/xvmalloc/arena.ts';
+import { MappedArenaFile } from '../../src/xvmalloc/arena-file.ts';
 import {
   OBJECT_BYTES_MAX,
   SEGMENT_SHIFT,
@@ -59,7 +60,7 @@ function withAllocator<T>(use: (objects: Xvmalloc, arena: Arena) => T): T {
     words: new Int32Array(Arena.stateWords(pages)),
     gauges: new Float64Array(ARENA_GAUGE.COUNT),
   };
-  const arena = new Arena(fd, pages, state);
+  const arena = new Arena(new MappedArenaFile(fd, pages), pages, state);
   arena.begin();
   const words = new Int32Array(Xvmalloc.stateWords(arena.blocks));
   try {

@@ -6,6 +6,7 @@
  *   → extents
  */
 
+import { createHash } from 'node:crypto';
 import {
   closeSync,
   constants,
@@ -39,6 +40,8 @@ export interface BackingFile {
   readonly map: ExtentMap;
   /** The beginning of the area, 64 KiB or all of it: its swap header. */
   readonly start: Uint8Array;
+  /** SHA-256 of device, inode, size and extents: whatever was written lies where it lay. */
+  readonly identity: Uint8Array;
 }
 
 /** Opens and checks; throws RefusedError with the path and the reason. */
@@ -59,11 +62,19 @@ export function openBackingFile(path: string, guestPageBytes: number): BackingFi
     const map = after.isFile()
       ? ExtentMap.ofFile(placesOf(fd, areaBytes), areaBytes)
       : ExtentMap.ofDevice(areaBytes);
-    return { path, fd, map, start };
+    return { path, fd, map, start, identity: identityOf(after, areaBytes, map) };
   } catch (error) {
     if (fd !== undefined) closeSync(fd);
     throw refusal(path, error);
   }
+}
+
+function identityOf(status: Stats, bytes: number, { extents }: ExtentMap): Uint8Array {
+  const { dev, ino, rdev } = status;
+  // A device's own inode may be made anew; a file's is the file.
+  const what = status.isFile() ? { dev, ino } : { rdev };
+  const text = JSON.stringify({ ...what, bytes, extents });
+  return new Uint8Array(createHash('sha256').update(text).digest());
 }
 
 function refusal(path: string, error: unknown): unknown {

@@ -25,6 +25,7 @@ interface Options {
   guestRam?: string;
   guestPageSize: string;
   poolLimit?: string;
+  storeDir?: string;
   numQueues: string;
   queueThreads: string;
   controlPath?: string;
@@ -74,6 +75,10 @@ function command(): Command {
         '(default: 3072; with a backing swap 2048)',
     )
     .option('--pool-limit <size>', 'hard limit of host memory for stored pages')
+    .option(
+      '--store-dir <path>',
+      'directory on a tmpfs where the store outlives this process (default: gone with it)',
+    )
     .option('--num-queues <n>', 'request queues offered to the guest', '64')
     .option('--queue-threads <n>', 'threads that serve them (without a backing swap)', '1')
     .option('--control-path <path>', 'control socket (default: SOCKET.control)')
@@ -166,6 +171,7 @@ function daemonOptions(o: Options): DaemonOptions {
     ...(guestRamBytes === undefined ? {} : { guestRamBytes }),
     ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
     ...(memlimitBytes === undefined ? {} : { memlimitBytes }),
+    ...(o.storeDir === undefined ? {} : { storeDirectory: o.storeDir }),
     ...(incompressibleBytes === undefined ? {} : { incompressibleBytes }),
     ...(o.backingSwap === undefined ? {} : { backingSwap: o.backingSwap, backingIo: o.backingIo }),
   };

@@ -12,6 +12,7 @@ import type { BlockDeviceOptions } from '../device/block-device.ts';
 import { BACKED_INCOMPRESSIBLE_BYTES } from '../store/backed-store.ts';
 import { BACKED_SLOTS_MAX, SLOTS_MAX } from '../store/layout.ts';
 import { INCOMPRESSIBLE_BYTES } from '../store/page-store.ts';
+import { openStoreFiles, type StoreFiles } from '../store/store-files.ts';
 
 /** SPEC: a quarter of RAM when no size is given; and of compressed data in memory, 15%. */
 const DISK_SHARE_OF_RAM = 0.25;
@@ -36,6 +37,8 @@ export interface DeviceWishes {
   readonly numQueues: number;
   readonly queueThreads?: number;
   readonly poolLimitBytes?: number;
+  /** Directory on a tmpfs where the store is kept. */
+  readonly storeDirectory?: string;
 }
 
 interface Log {
@@ -73,10 +76,12 @@ export function deviceOptions(
     wishes.incompressibleBytes ??
     (file === undefined ? INCOMPRESSIBLE_BYTES : BACKED_INCOMPRESSIBLE_BYTES);
   const io = wishes.backingIo ?? 'auto';
+  const files = storeFiles(wishes, diskBytesMax, file);
   return {
     ...{ name, diskBytes, diskBytesMax, guestPageBytes, numQueues, queueThreads },
     incompressibleBytes,
     ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
+    ...(files === undefined ? {} : { files }),
     ...(file === undefined
       ? {}
       : {
@@ -87,6 +92,16 @@ export function deviceOptions(
           }),
         }),
   };
+}
+
+function storeFiles(
+  { name, storeDirectory }: DeviceWishes,
+  diskBytesMax: number,
+  file: BackingFile | undefined,
+): StoreFiles | undefined {
+  if (storeDirectory === undefined) return undefined;
+  const slots = diskBytesMax / PAGE_BYTES;
+  return openStoreFiles(storeDirectory, { name, slots, backing: file?.identity });
 }
 
 /** A new memory limit for a running device: what was asked for, in whole pages, if it can be. */

@@ -30,6 +30,8 @@ export interface BackingOptions {
   readonly extents: readonly Extent[];
   /** The beginning of the area: its swap header. */
   readonly start: Uint8Array;
+  /** SHA-256 of what it is: file, size, extents. */
+  readonly identity: Uint8Array;
   readonly memlimitBytes: number;
   readonly io: BackingIoKind;
   /** Faults can be ordered. */
@@ -40,8 +42,8 @@ export function backingOptions(
   file: BackingFile,
   rest: Pick<BackingOptions, 'memlimitBytes' | 'io' | 'hasFaults'>,
 ): BackingOptions {
-  const { path, fd, map, start } = file;
-  return { path, fd, extents: map.extents, start, ...rest };
+  const { path, fd, map, start, identity } = file;
+  return { path, fd, extents: map.extents, start, identity, ...rest };
 }
 
 export interface Backing {

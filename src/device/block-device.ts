@@ -14,8 +14,10 @@ import { RefusedError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { REGIONS_MAX } from '../memory/guest-memory.ts';
 import { isShrinkSealed } from '../native/fd.ts';
-import { PageStore } from '../store/page-store.ts';
+import { makeStore, mapStore } from '../store/mapped-store.ts';
+import { PageStore, type PageStoreOptions, storeShape } from '../store/page-store.ts';
 import { COUNTER } from '../store/statistics.ts';
+import type { StoreFiles } from '../store/store-files.ts';
 import {
   type BackendHandler,
   BackendSession,
@@ -66,6 +68,8 @@ export interface BlockDeviceOptions {
   /** A page that compresses to more is incompressible. */
   readonly incompressibleBytes?: number;
   readonly backing?: BackingOptions;
+  /** Where the store lies. Default: in memory, gone with the process. */
+  readonly files?: StoreFiles;
 }
 
 /** What the reactor does for a device's backing swap: watch for the end of I/O. */
@@ -106,24 +110,15 @@ export class BlockDevice implements BackendHandler {
     this.name = options.name;
     this.queueCount = options.numQueues;
     this.#report = report;
-    this.#config = new BlockConfig(slots, options.numQueues);
-    const { backing, guestPageBytes, diskBytesMax = options.diskBytes } = options;
-    const { poolLimitBytes, incompressibleBytes, queueThreads = 1 } = options;
+    const { backing, guestPageBytes, queueThreads = 1 } = options;
     assert(
       backing === undefined || queueThreads === 1,
       'one thread does all I/O of a backing swap',
     );
     assert(queueThreads <= threads.length + 1, 'the reactor has the threads that its devices want');
-    this.store = PageStore.make({
-      slots,
-      slotsMax: diskBytesMax / PAGE_BYTES,
-      hasBacking: backing !== undefined,
-      threads: queueThreads,
-      ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
-      ...(incompressibleBytes === undefined ? {} : { incompressibleBytes }),
-    });
+    this.store = this.#openStore(options);
+    this.#config = new BlockConfig(this.store.slots, options.numQueues);
     this.store.onTrouble = (what) => report('error', what);
-    this.#writeSwapHeader(options);
     if (backing !== undefined) {
       this.#backing = makeBacking(backing, this.store, guestPageBytes / PAGE_BYTES);
       const { store, ioName } = this.#backing;
@@ -193,6 +188,11 @@ export class BlockDevice implements BackendHandler {
     this.#isLegacy = true;
     this.#ringFeatures = NO_FEATURES;
     this.#config.setWriteback(true);
+  }
+
+  /** The process ends in order: the store is left as whoever finds it would make it. */
+  close(): void {
+    this.store.mapped.header.close();
   }
 
   // ── BackendHandler ────────────────────────────────────────────────────────────────────────────
@@ -338,14 +338,51 @@ export class BlockDevice implements BackendHandler {
     );
   }
 
-  #writeSwapHeader(options: BlockDeviceOptions): void {
-    const header = swapHeader(options);
-    for (let at = 0; at < header.length; at += PAGE_BYTES) {
-      if (!this.store.writeRaw(at / PAGE_BYTES, header.subarray(at, at + PAGE_BYTES))) {
-        const limit = options.poolLimitBytes;
-        const cause = limit === undefined ? 'no memory' : `pool limit ${formatBytes(limit)}`;
-        throw new RefusedError(`${this.name}: no room for the swap header (${cause})`);
-      }
+  /** The store that another process has left, or a new one with nothing but a swap header. */
+  #openStore(options: BlockDeviceOptions): PageStore {
+    const { files } = options;
+    const wanted = storeOptions(options);
+    if (files?.isKept !== true) {
+      const store = PageStore.make(wanted, makeStore(storeShape(wanted), files));
+      writeSwapHeader(store, options);
+      store.mapped.header.complete();
+      return store;
+    }
+    const start = performance.now();
+    const mapped = mapStore(storeShape(wanted), files);
+    const { isClean } = mapped.header;
+    const [store, { damaged }] = PageStore.recover(wanted, mapped);
+    const millis = Math.round(performance.now() - start);
+    const how = isClean ? 'left in order' : 'left by a process that was killed';
+    const { pagesStored, comprDataSize } = COUNTER;
+    const held = `${store.counters[pagesStored]} pages in ${formatBytes(store.counters[comprDataSize]!)}`;
+    this.#report('info', `store found, ${how}: ${held}, made whole in ${millis} ms`);
+    if (damaged > 0) this.#report('error', `store: ${damaged} pages are damaged, and lost`);
+    return store;
+  }
+}
+
+function storeOptions(options: BlockDeviceOptions): PageStoreOptions {
+  const { name, diskBytes, diskBytesMax = diskBytes, backing, queueThreads = 1 } = options;
+  const { poolLimitBytes, incompressibleBytes } = options;
+  return {
+    name,
+    slots: diskBytes / PAGE_BYTES,
+    slotsMax: diskBytesMax / PAGE_BYTES,
+    threads: queueThreads,
+    ...(backing === undefined ? {} : { hasBacking: true, backing: backing.identity }),
+    ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
+    ...(incompressibleBytes === undefined ? {} : { incompressibleBytes }),
+  };
+}
+
+function writeSwapHeader(store: PageStore, options: BlockDeviceOptions): void {
+  const header = swapHeader(options);
+  for (let at = 0; at < header.length; at += PAGE_BYTES) {
+    if (!store.writeRaw(at / PAGE_BYTES, header.subarray(at, at + PAGE_BYTES))) {
+      const limit = options.poolLimitBytes;
+      const cause = limit === undefined ? 'no memory' : `pool limit ${formatBytes(limit)}`;
+      throw new RefusedError(`${options.name}: no room for the swap header (${cause})`);
     }
   }
 }

@@ -63,8 +63,7 @@ export class ReactorThread {
 
   statistics(device: string): Statistics {
     const { backing } = this.#devices.find((each) => each.name === device)!;
-    const identity = { backingSwapName: backing?.path ?? null };
-    return readStatistics(identity, this.#figures.get(device)!);
+    return readStatistics(backing?.path ?? null, this.#figures.get(device)!);
   }
 
   /** Orders the threads to end and waits for them, at most `millis`. */

@@ -33,6 +33,7 @@ function main(): void {
   if (refusal === undefined) reactor.run();
   reactor.close();
   for (const thread of threads) thread.call({ kind: 'stop' });
+  if (refusal === undefined) for (const device of everything.devices.values()) device.close();
   if (refusal !== undefined) post({ kind: 'refused', reason: refusal });
 }
 

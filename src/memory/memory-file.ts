@@ -1,5 +1,5 @@
 /**
- * Memory files (memfd) mapped into windows of their own: the store's bookkeeping and each segment
+ * Memory files (memfds, files on tmpfs) mapped into windows of their own: the store's bookkeeping and each segment
  * of an arena. Sparse: only touched or reserved pages hold memory.
  */
 
@@ -17,10 +17,19 @@ export function createMemoryFile(name: string, bytes: number): number {
 /** The same with all its memory reserved, so that no later touch can fail. SystemError without. */
 export function createReservedMemoryFile(name: string, bytes: number): number {
   const fd = createMemfd(name, bytes);
+  try {
+    reserveMemoryFile(fd, bytes, name);
+    return fd;
+  } catch (error) {
+    closeFd(fd);
+    throw error;
+  }
+}
+
+/** Makes sure that no touch of the first `bytes` of `fd` can fail. SystemError without memory. */
+export function reserveMemoryFile(fd: number, bytes: number, name: string): void {
   const result = reserveRange(fd, 0, bytes);
-  if (result === 0) return fd;
-  closeFd(fd);
-  throw new SystemError('fallocate', -result, `${name}: ${formatBytes(bytes)}`);
+  if (result !== 0) throw new SystemError('fallocate', -result, `${name}: ${formatBytes(bytes)}`);
 }
 
 /**

@@ -15,6 +15,7 @@ const c = {
   getrusage: libcFunction('int getrusage(int who, void *usage)'),
 };
 
+const neverNotified = new Int32Array(new SharedArrayBuffer(4));
 const timespec = new Uint8Array(new ArrayBuffer(16));
 /** Words of struct timespec, LP64: [0] low half of tv_sec, [2] tv_nsec. */
 const timespecWords = new Int32Array(timespec.buffer);
@@ -31,4 +32,9 @@ export function monotonicMicros(): number {
 export function involuntarySwitches(): number {
   c.getrusage(RUSAGE_THREAD, usage);
   return usageWords[RUSAGE.nivcsw >> 2]!;
+}
+
+/** Blocks this thread. For start and end, never for a thread that serves. */
+export function sleepMillis(millis: number): void {
+  Atomics.wait(neverNotified, 0, 0, millis);
 }

@@ -32,16 +32,9 @@ import { sooner } from '../base/wait.ts';
 import { WINDOW_BOUNCE_OFFSET, WINDOW_WORK_BYTES } from '../memory/window.ts';
 import { MOVES_MAX, MoveOut, type Mover } from './move-out.ts';
 import { PageOperations } from './page-operations.ts';
-import {
-  KEEP_ANY,
-  KEEP_COMPRESSED,
-  KEEP_FILLED,
-  type PageStore,
-  SLOT_BACKED,
-  SLOT_EMPTY,
-  SLOT_LOST,
-} from './page-store.ts';
+import { KEEP_ANY, KEEP_COMPRESSED, KEEP_FILLED, type PageStore } from './page-store.ts';
 import { copyPage, type PageWindow } from './page-window.ts';
+import { SLOT_BACKED, SLOT_EMPTY, SLOT_LOST } from './slot-word.ts';
 import { COUNTER } from './statistics.ts';
 
 /** SPEC: with a backing swap, a result above half a page goes there. */

@@ -1,7 +1,7 @@
 /**
  * Where the store's parts lie in its one memory file. Everything the store and the allocator know
  * is there, in typed arrays over mappable memory: other threads read the counters and serve queues
- * over it, and a later process can rebuild itself from table and block map.
+ * over it, and a later process rebuilds the rest from table, block map and objects (recovery.ts).
  *
  *   ┌────────┬──────────┬────────────┬─────────────┬─────────────┬───────────┬────────┬─ ─ ─ ─ ─ ─┐
  *   │ header │ counters,│ locks of   │ allocator's │ arena's     │ block map,│ table, │ checksums,
@@ -31,17 +31,41 @@ import { COUNTER_COUNT, COUNTER_ROW } from './statistics.ts';
 /** Counts of backing I/Os by latency: LATENCY_BUCKETS of reads, then as many of writes. */
 export const LATENCY_COUNT = 2 * LATENCY_BUCKETS;
 
-/** Header page: identity words, then doubles. */
+/** Header page: who and what the store is (store-header.ts), then doubles. Byte offsets. */
 export const HEADER = {
-  /** "rzs2", little-endian. */
+  /** "rzsw", little-endian: written last, so a store that has it is complete. */
   magic: 0,
+  version: 4,
   /** Of the table; the disk may be smaller. */
-  slotCount: 4,
-  arenaPages: 8,
+  slotCount: 8,
+  arenaPages: 12,
+  /** STORE_DIRTY or STORE_CLEAN. */
+  state: 16,
+  /** How often it was opened. */
+  generation: 20,
+  /** Threads whose shards the allocator's lists are. */
+  threads: 24,
+  /** Process of the front end that it serves or served last, 0 none or unknown, and its start time. */
+  frontEndProcess: 28,
+  frontEndStart: 32,
+  /** 16 random bytes: the same content, as far as anybody else can tell. */
+  uuid: 48,
+  /** Device name, NUL padded. */
+  name: 64,
+  /** SHA-256 of what the backing swap is, zeros without one. */
+  backing: 96,
   gauges: 2048,
   latencies: 3072,
 } as const;
-export const HEADER_MAGIC = 0x32737a72;
+export const HEADER_MAGIC = 0x77737a72;
+/** Of all that is laid out here, and of what the words mean. */
+export const STORE_VERSION = 3;
+export const STORE_UUID_BYTES = 16;
+export const STORE_NAME_BYTES = 32;
+export const STORE_BACKING_BYTES = 32;
+
+export const STORE_DIRTY = 1;
+export const STORE_CLEAN = 2;
 
 /** The second page: a row of counters for each thread, which alone counts there. */
 const COUNTERS = PAGE_BYTES;
@@ -87,12 +111,13 @@ export interface StoreLayout {
 }
 
 /** Byte offsets of each part. */
-export function storeLayout({ slots, hasBacking = false, threads = 1 }: StoreShape): StoreLayout {
+export function storeLayout({ slots, hasBacking = false }: StoreShape): StoreLayout {
   const arenaPages = arenaPagesFor(slots);
   const blockCount = arenaPages / PAGES_PER_BLOCK;
   const locks = FIGURES_BYTES;
   const lists = locks + roundUp(LOCK_BYTES, PAGE_BYTES);
-  const blocks = lists + roundUp(Xvmalloc.stateWords(blockCount, threads) * 4, PAGE_BYTES);
+  // For as many threads as there may be: the next process may have another number of them.
+  const blocks = lists + roundUp(Xvmalloc.stateWords(blockCount, SHARDS_MAX) * 4, PAGE_BYTES);
   const blockMap = blocks + roundUp(Arena.stateWords(arenaPages) * 4, PAGE_BYTES);
   const table = blockMap + roundUp(blockCount, PAGE_BYTES);
   const checksums = table + roundUp(slots * 4, PAGE_BYTES);
@@ -102,10 +127,7 @@ export function storeLayout({ slots, hasBacking = false, threads = 1 }: StoreSha
 
 /** The largest disk in pages: its table and the rest fit one window. About 2 TiB. */
 export const SLOTS_MAX =
-  Math.floor(
-    (WINDOW_BYTES_MAX - storeLayout({ slots: ARENA_PAGES_MAX, threads: SHARDS_MAX }).table) /
-      PAGE_BYTES,
-  ) *
+  Math.floor((WINDOW_BYTES_MAX - storeLayout({ slots: ARENA_PAGES_MAX }).table) / PAGE_BYTES) *
   (PAGE_BYTES / 4);
 /** With a backing swap, for the checksums beside the table: half. */
 export const BACKED_SLOTS_MAX = Math.floor(SLOTS_MAX / 2 / PAGE_BYTES) * PAGE_BYTES;

@@ -1,22 +1,16 @@
 /**
- * The store's memory, made and mapped: one file for bookkeeping, one for the arena. Volatile: both
- * are memfds, gone with the process. A store is made once; further threads of the process join it,
- * each with mappings and objects of its own over the same files.
+ * The store's memory, mapped: one file for bookkeeping, one for the arena (store-files.ts). A store is
+ * made once, or found; further threads of the process join it, each with mappings and objects of its
+ * own over the same files.
  */
 
-import { PAGE_BYTES } from '../base/units.ts';
-import {
-  createMemoryFile,
-  createReservedMemoryFile,
-  mapFileWindow,
-} from '../memory/memory-file.ts';
+import { mapFileWindow } from '../memory/memory-file.ts';
 import { LOCK_WORDS, SpinLock } from '../memory/spin-lock.ts';
 import { Arena } from '../xvmalloc/arena.ts';
+import { MappedArenaFile } from '../xvmalloc/arena-file.ts';
 import { Xvmalloc } from '../xvmalloc/xvmalloc.ts';
 import {
   arenaState,
-  HEADER,
-  HEADER_MAGIC,
   type HeaderFigures,
   headerFigures,
   SLOT_LOCKS,
@@ -24,6 +18,8 @@ import {
   storeLayout,
 } from './layout.ts';
 import { COUNTER_ROW } from './statistics.ts';
+import { type StoreFiles, volatileFiles } from './store-files.ts';
+import { StoreHeader } from './store-header.ts';
 
 /** What another thread needs to join: plain data, descriptors are the process's. */
 export interface SharedStore extends StoreShape {
@@ -34,6 +30,7 @@ export interface SharedStore extends StoreShape {
 
 export interface MappedStore extends HeaderFigures {
   readonly shared: SharedStore;
+  readonly header: StoreHeader;
   /** This thread's own row of the counters. */
   readonly row: Float64Array;
   readonly table: Int32Array;
@@ -45,18 +42,16 @@ export interface MappedStore extends HeaderFigures {
   readonly objects: Xvmalloc;
 }
 
-/** A new, empty store, as its thread 0 has it. */
-export function makeStore(shape: StoreShape): MappedStore {
-  const { bytes, arenaPages } = storeLayout(shape);
-  const fd = createReservedMemoryFile('ramzswap-table', bytes);
-  const arenaFd = createMemoryFile('ramzswap-arena', arenaPages * PAGE_BYTES);
-  const store = joinStore({ ...shape, fd, arenaFd }, 0);
-  const words = new Int32Array(store.table.buffer);
-  words[HEADER.magic >> 2] = HEADER_MAGIC;
-  words[HEADER.slotCount >> 2] = shape.slots;
-  words[HEADER.arenaPages >> 2] = arenaPages;
+/** A new, empty store, as its thread 0 has it; it has no identity yet. */
+export function makeStore(shape: StoreShape, files = volatileFiles(shape)): MappedStore {
+  const store = mapStore(shape, files);
   store.arena.begin();
   return store;
+}
+
+/** Maps what is in the files for thread 0, whatever state it is in. */
+export function mapStore(shape: StoreShape, { fd, arenaFd }: StoreFiles): MappedStore {
+  return joinStore({ ...shape, fd, arenaFd }, 0);
 }
 
 /** A store that exists, as thread `thread` has it. */
@@ -67,7 +62,8 @@ export function joinStore(shared: SharedStore, thread: number): MappedStore {
   const { buffer } = file.memory;
   const isShared = threads > 1;
   const { arenaPages } = layout;
-  const arena = new Arena(shared.arenaFd, arenaPages, arenaState(file, layout), isShared);
+  const arenaFile = new MappedArenaFile(shared.arenaFd, arenaPages);
+  const arena = new Arena(arenaFile, arenaPages, arenaState(file, layout), isShared);
   const stateWords = Xvmalloc.stateWords(arena.blocks, threads);
   const lists = new Int32Array(buffer, layout.lists, stateWords);
   const figures = headerFigures(file);
@@ -75,6 +71,7 @@ export function joinStore(shared: SharedStore, thread: number): MappedStore {
   const lock = (_: unknown, i: number) => new SpinLock(locks, i * LOCK_WORDS);
   return {
     shared,
+    header: new StoreHeader(file.u8),
     ...figures,
     row: figures.counters.subarray(thread * COUNTER_ROW, (thread + 1) * COUNTER_ROW),
     table: new Int32Array(buffer, layout.table, slots),

@@ -3,24 +3,14 @@
  * pages in windows, never sectors, descriptors or guest addresses. It knows memory only: with a
  * backing swap, backed-store.ts decides what goes where, and uses this one for what stays.
  *
- * The table has one word a slot; a slot changes hands in one aligned store, the commit point of a
- * write. Values are unsigned; JavaScript reads them signed.
- *
- *         0            never written, or freed: reads as zeros
- *         1            on the backing swap
- *         2            lost: was on the backing swap, and overwriting it there has failed or is under
- *                      way; reads as an error until it is written again
- *         3 …  255     other states (none yet)
- *       256 …  511     every byte of the page is word − 256
- *      1024 … 2^32−1   position in the arena: of an object (its size tells what it is), or of a
- *                      raw page (a whole arena page)
- *
- * An object of 4 or 8 bytes is a fill pattern of that period; no compressed page is that short.
+ * A slot's word says what it holds (slot-word.ts); a slot changes hands in one aligned store, the
+ * commit point of a write.
  *
  * Life of a slot: write (new object secured → word published → old object released), any number →
  * read, any number → free.
  */
 
+import { randomBytes } from 'node:crypto';
 import { assert } from '../base/assert.ts';
 import { errnoText } from '../base/errors.ts';
 import { PAGE_DONE, PAGE_FAILED, type PageResult } from '../base/page-operation.ts';
@@ -39,19 +29,22 @@ import {
   type Xvmalloc,
 } from '../xvmalloc/xvmalloc.ts';
 import { Compaction } from './compaction.ts';
-import { SLOT_LOCKS } from './layout.ts';
+import { SLOT_LOCKS, STORE_UUID_BYTES, type StoreShape } from './layout.ts';
 import { joinStore, type MappedStore, makeStore, type SharedStore } from './mapped-store.ts';
 import { type PageWindow, WORK_IN, WORK_OUT, WORK_PAGE, wordAligned } from './page-window.ts';
+import { type Recovered, recoverStore } from './recovery.ts';
+import {
+  accountWord,
+  FILL_OBJECT_BYTES_MAX,
+  SLOT_EMPTY,
+  SLOT_FILLED,
+  SLOT_LOST,
+  SLOT_POSITION_MIN,
+} from './slot-word.ts';
 import { COUNTER, sumCounter } from './statistics.ts';
+import type { StoreIdentity } from './store-header.ts';
 
-export const SLOT_EMPTY = 0;
-export const SLOT_BACKED = 1;
-export const SLOT_LOST = 2;
-const SLOT_FILLED = 256;
-export const SLOT_POSITION_MIN = 1024;
 const WORDS_PER_PAGE = PAGE_BYTES / 4;
-const GOOD_COMPRESS_BYTES = PAGE_BYTES / 2;
-const FILL_OBJECT_BYTES_MAX = 8;
 /** What a size field is taken for that no object can have. */
 const DAMAGED_BYTES = PAGE_BYTES + 1;
 /** SPEC: without a backing swap, a result above three quarters of a page is kept as it was. */
@@ -73,6 +66,10 @@ const TRIM_INTERVAL_MICROS = 400_000;
 const SHARED_LOOK_MILLIS = 500;
 
 export interface PageStoreOptions {
+  /** Of the device; for those who find the store again. */
+  readonly name?: string;
+  /** SHA-256 of what the backing swap is, likewise. */
+  readonly backing?: Uint8Array;
   readonly slots: number;
   /** How far it may grow: the table is made for so many. Default: slots. */
   readonly slotsMax?: number;
@@ -84,6 +81,21 @@ export interface PageStoreOptions {
   readonly hasBacking?: boolean;
   /** Threads that use it, each by an object of its own. Default 1. */
   readonly threads?: number;
+}
+
+/** What is to be mapped for it. */
+export function storeShape({
+  slots,
+  slotsMax = slots,
+  hasBacking = false,
+  threads = 1,
+}: PageStoreOptions): StoreShape {
+  return { slots: slotsMax, hasBacking, threads };
+}
+
+function identityOf(options: PageStoreOptions): StoreIdentity {
+  const { name = '', slots, slotsMax = slots, backing } = options;
+  return { name, slots: slotsMax, backing };
 }
 
 /** What another thread needs to join a store: plain data. */
@@ -130,15 +142,30 @@ export class PageStore {
     if (thread === 0) this.#compaction = new Compaction(this, mapped.objects, mapped.arena.blocks);
   }
 
-  /** A new, empty store; this object is thread 0's. */
-  static make(options: PageStoreOptions): PageStore {
-    const { slots, slotsMax = slots, hasBacking = false, threads = 1 } = options;
-    const { poolLimitBytes, incompressibleBytes = INCOMPRESSIBLE_BYTES } = options;
-    const mapped = makeStore({ slots: slotsMax, hasBacking, threads });
+  /** Makes a new, empty store of what was mapped for it; this object is thread 0's. */
+  static make(options: PageStoreOptions, mapped = makeStore(storeShape(options))): PageStore {
+    mapped.header.begin(identityOf(options), randomBytes(STORE_UUID_BYTES));
+    return PageStore.#begin(options, mapped, options.slots);
+  }
+
+  /**
+   * Makes whole what another process has left of a store, and takes it over. Throws SystemError where
+   * memory is refused for what it holds.
+   */
+  static recover(options: PageStoreOptions, mapped: MappedStore): [PageStore, Recovered] {
+    const recovered = recoverStore(mapped);
+    // A guest may know it as large as it has grown.
+    const grown = mapped.row[COUNTER.disksize]! / PAGE_BYTES;
+    return [PageStore.#begin(options, mapped, Math.max(options.slots, grown)), recovered];
+  }
+
+  static #begin(options: PageStoreOptions, mapped: MappedStore, slots: number): PageStore {
+    const { poolLimitBytes, incompressibleBytes = INCOMPRESSIBLE_BYTES, threads = 1 } = options;
     if (poolLimitBytes !== undefined) {
       mapped.arena.limitPages = Math.floor(poolLimitBytes / PAGE_BYTES);
     }
     mapped.row[COUNTER.disksize] = slots * PAGE_BYTES;
+    mapped.header.open(threads);
     return new PageStore({ slots, incompressibleBytes }, mapped, 0);
   }
 
@@ -235,7 +262,7 @@ export class PageStore {
     let old = SLOT_EMPTY;
     const word = this.#withZeros(slot, from, to, window, bounce);
     if (word !== SLOT_EMPTY) {
-      this.#account(word, 1);
+      accountWord(this.#counters, this.#objects, word, 1);
       old = this.#exchange(slot, word);
     }
     lock?.release();
@@ -353,7 +380,7 @@ export class PageStore {
   /** Publishes `word` as the slot's content, then lets go of what it held; that word. */
   publish(slot: number, word: number): number {
     // Before others can let go of it.
-    this.#account(word, 1);
+    accountWord(this.#counters, this.#objects, word, 1);
     const lock = this.#lockOf(slot);
     lock?.acquire();
     const old = this.#exchange(slot, word);
@@ -370,7 +397,7 @@ export class PageStore {
 
   /** Of what a slot held: nobody copies it out any more, and nobody will find it. */
   #letGo(old: number): void {
-    this.#account(old, -1);
+    accountWord(this.#counters, this.#objects, old, -1);
     if (old >>> 0 < SLOT_POSITION_MIN) return;
     this.#counters[COUNTER.releases]!++;
     if (this.#objects.isPage(old)) this.#arena.freePage(pageOfPosition(old));
@@ -413,32 +440,6 @@ export class PageStore {
     Atomics.store(this.#table, slot, to);
     this.#objects.free(position);
     return true;
-  }
-
-  /** Counts a slot's content in (`by` 1) or out (-1). The object must exist. */
-  #account(word: number, by: number): void {
-    const counters = this.#counters;
-    if (word >>> 0 < SLOT_POSITION_MIN) {
-      if (word === SLOT_FILLED) counters[COUNTER.pagesZero]! += by;
-      else if (word > SLOT_FILLED) counters[COUNTER.pagesSame]! += by;
-      else if (word === SLOT_BACKED) counters[COUNTER.pagesOnBacking]! += by;
-      else if (word === SLOT_LOST) counters[COUNTER.pagesLost]! += by;
-      return;
-    }
-    if (this.#objects.isPage(word)) {
-      counters[COUNTER.pagesStored]! += by;
-      counters[COUNTER.pagesExpand]! += by;
-      counters[COUNTER.comprDataSize]! += by * PAGE_BYTES;
-      return;
-    }
-    const bytes = this.#objects.sizeOf(word);
-    if (bytes <= FILL_OBJECT_BYTES_MAX) {
-      counters[COUNTER.pagesSame]! += by;
-      return;
-    }
-    counters[COUNTER.pagesStored]! += by;
-    counters[COUNTER.comprDataSize]! += by * bytes;
-    if (bytes <= GOOD_COMPRESS_BYTES) counters[COUNTER.goodCompress]! += by;
   }
 
   /** Puts the slot's page at `offset` of `window`. False: it is damaged, lost, or not in memory. */

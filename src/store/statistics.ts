@@ -46,6 +46,18 @@ export const COUNTER_COUNT = Object.keys(COUNTER).length;
 /** Doubles from one thread's row of counters to the next: whole cache lines. */
 export const COUNTER_ROW = 32;
 
+/** Those that say what the slots hold now, which the table says as well. */
+export const HELD_COUNTERS: ReadonlySet<number> = new Set([
+  COUNTER.pagesZero,
+  COUNTER.pagesSame,
+  COUNTER.pagesStored,
+  COUNTER.goodCompress,
+  COUNTER.pagesExpand,
+  COUNTER.comprDataSize,
+  COUNTER.pagesOnBacking,
+  COUNTER.pagesLost,
+]);
+
 /** A counter's value: the sum over all threads' rows. */
 export function sumCounter(rows: Float64Array, index: number): number {
   let sum = 0;
@@ -91,19 +103,14 @@ function percent(part: number, whole: number): number {
   return whole === 0 ? 0 : Math.floor((100 * part) / whole);
 }
 
-/** What does not change while a device exists. */
-export interface StoreIdentity {
-  readonly backingSwapName: string | null;
-}
-
 /** Reads the figures at one moment. Counters of another thread may be a few requests apart. */
-export function readStatistics(identity: StoreIdentity, figures: HeaderFigures): Statistics {
+export function readStatistics(backingSwapName: string | null, figures: HeaderFigures): Statistics {
   const { counters, gauges, latencies } = figures;
   const count = (index: number) => sumCounter(counters, index);
   const pagesUsed = gauges[ARENA_GAUGE.poolPages]! + gauges[ARENA_GAUGE.rawPages]!;
   const pagesStored = count(COUNTER.pagesStored);
   return {
-    backing_swap_name: identity.backingSwapName,
+    backing_swap_name: backingSwapName,
     memlimit: count(COUNTER.memlimit),
     disksize: count(COUNTER.disksize),
     num_reads: count(COUNTER.numReads),

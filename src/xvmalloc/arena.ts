@@ -26,9 +26,8 @@
 
 import { assert } from '../base/assert.ts';
 import { PAGE_BYTES } from '../base/units.ts';
-import { mapFileWindow } from '../memory/memory-file.ts';
 import { SpinLock } from '../memory/spin-lock.ts';
-import { punchRange, reserveRange } from '../native/fd.ts';
+import type { ArenaFile } from './arena-file.ts';
 import { BitTree } from './bit-tree.ts';
 
 export const PAGES_PER_BLOCK = 16;
@@ -42,10 +41,6 @@ export const BLOCK_RAW = 0x20;
 export const BLOCK_EVACUATED = 0x40;
 /** Shards of the allocator, one a thread. */
 export const SHARDS_MAX = 16;
-
-/** A segment is what one window maps: 1 GiB. Page numbers and positions are cut accordingly. */
-export const SEGMENT_PAGES_SHIFT = 18;
-const SEGMENT_PAGES = 1 << SEGMENT_PAGES_SHIFT;
 
 /** Positions are 32-bit counts of 4-byte words: 16 GiB. */
 export const ARENA_PAGES_MAX = 2 ** 22;
@@ -81,11 +76,11 @@ export interface ArenaState {
 
 export class Arena {
   /** Word views of the segments, by segment number. */
-  readonly segments: Int32Array[] = [];
+  readonly segments: readonly Int32Array[];
   readonly blockMap: Uint8Array;
   readonly blocks: number;
 
-  readonly #fd: number;
+  readonly #file: ArenaFile;
   readonly #pages: number;
   readonly #shared: Int32Array;
   readonly #states: Int32Array;
@@ -98,14 +93,15 @@ export class Arena {
   readonly #lock: SpinLock | undefined;
 
   /**
-   * `fd`: a memory file of `pages` × 4096 bytes, all holes; `state`: zeroed, or that of an arena
-   * which another thread has made (then call no begin()).
+   * `file`: of `pages` × 4096 bytes, all holes; `state`: zeroed, or that of an arena which another
+   * thread has made (then call no begin()).
    */
-  constructor(fd: number, pages: number, state: ArenaState, isShared = false) {
+  constructor(file: ArenaFile, pages: number, state: ArenaState, isShared = false) {
     assert(pages % PAGES_PER_BLOCK === 0 && pages <= ARENA_PAGES_MAX, 'an arena is whole blocks');
     this.blocks = pages / PAGES_PER_BLOCK;
     this.blockMap = state.blockMap;
-    this.#fd = fd;
+    this.#file = file;
+    this.segments = file.segments;
     this.#pages = pages;
     this.#shared = state.words.subarray(0, SHARED.COUNT);
     this.#lock = isShared ? new SpinLock(this.#shared, SHARED.lock) : undefined;
@@ -116,8 +112,6 @@ export class Arena {
     this.#states = state.words.subarray(SHARED.COUNT, trees);
     [this.#kept, this.#bare, this.#slack, this.#holey] = [tree(0), tree(1), tree(2), tree(3)];
     this.#gauges = state.gauges;
-    // All at once: address space only, and to have none is a refusal at start, not in a write.
-    for (let first = 0; first < pages; first += SEGMENT_PAGES) this.#mapSegment(first);
   }
 
   static stateWords(pages: number): number {
@@ -133,6 +127,54 @@ export class Arena {
     this.blockMap[0] = BLOCK_RAW;
     this.#states[0] = 1;
     this.#classify(0);
+  }
+
+  /**
+   * Makes the state of whatever was there that of an arena in which `usedOf` says which pages of a
+   * block are in use (a bit a page), by its owner in the block map: BLOCK_FREE where it says none.
+   * Everything else goes back to the system; there is no limit. 0, or the errno with which memory was
+   * refused for what is in use.
+   */
+  restore(usedOf: (block: number) => number): number {
+    this.#shared.fill(0);
+    this.#states.fill(0);
+    for (const tree of [this.#kept, this.#bare, this.#slack, this.#holey]) tree.clear();
+    this.#gauges.fill(0);
+    this.begin();
+    for (let block = 0; block < this.blocks; block++) {
+      const used = usedOf(block) | (block === 0 ? 1 : 0);
+      if (used === (block === 0 ? 1 : 0)) {
+        if (block > 0) this.blockMap[block] = BLOCK_FREE;
+        continue;
+      }
+      const count = popCount(used) - (block === 0 ? 1 : 0);
+      this.#states[block] = used | (used << 16);
+      this.#classify(block);
+      const isRaw = this.blockMap[block] === BLOCK_RAW;
+      this.#count(isRaw ? ARENA_GAUGE.rawPages : ARENA_GAUGE.poolPages, count);
+      this.#gauges[ARENA_GAUGE.reservedPages]! += popCount(used);
+    }
+    return this.#settleFile();
+  }
+
+  /** Reserves in the file what is in use, gives back all else; in runs, many at a time. */
+  #settleFile(): number {
+    let from = 0;
+    while (from < this.#pages) {
+      const isUsed = this.#isUsed(from);
+      let end = from + 1;
+      while (end < this.#pages && this.#isUsed(end) === isUsed) end++;
+      const [offset, bytes] = [from * PAGE_BYTES, (end - from) * PAGE_BYTES];
+      const result = isUsed ? this.#file.reserve(offset, bytes) : this.#file.punch(offset, bytes);
+      if (result !== 0) return -result;
+      from = end;
+    }
+    return 0;
+  }
+
+  #isUsed(page: number): boolean {
+    const state = this.#states[Math.floor(page / PAGES_PER_BLOCK)]!;
+    return ((state >>> (page % PAGES_PER_BLOCK)) & 1) !== 0;
   }
 
   /** Pages that may be in use at once (pool and raw): a hard limit, changeable. */
@@ -280,7 +322,7 @@ export class Arena {
     const state = this.#states[block]!;
     const missing = ~(state >>> 16) & BLOCK_FULL;
     if (missing === 0) return true;
-    const result = reserveRange(this.#fd, block * BLOCK_BYTES, BLOCK_BYTES);
+    const result = this.#file.reserve(block * BLOCK_BYTES, BLOCK_BYTES);
     if (result !== 0) {
       this.#shared[SHARED.lastErrno] = -result;
       return false;
@@ -307,7 +349,7 @@ export class Arena {
       let end = from + 1;
       while (end < PAGES_PER_BLOCK && (spare & (1 << end)) !== 0) end++;
       const start = (block * PAGES_PER_BLOCK + from) * PAGE_BYTES;
-      const result = punchRange(this.#fd, start, (end - from) * PAGE_BYTES);
+      const result = this.#file.punch(start, (end - from) * PAGE_BYTES);
       assert(result === 0, 'a memory file can be punched');
       from = end;
     }
@@ -329,12 +371,6 @@ export class Arena {
     setMember(this.#bare, block, used === 0 && !hasSpare);
     setMember(this.#slack, block, isRaw && hasSpare);
     setMember(this.#holey, block, isRaw && used !== BLOCK_FULL);
-  }
-
-  #mapSegment(first: number): void {
-    const pages = Math.min(SEGMENT_PAGES, this.#pages - first);
-    const window = mapFileWindow(this.#fd, first * PAGE_BYTES, pages * PAGE_BYTES);
-    this.segments.push(window.i32);
   }
 
   /** Counts pages into use, or with a negative number out of it and into the spare ones. */

@@ -34,6 +34,11 @@ export class BitTree {
     return levelCounts(size).reduce((sum, count) => sum + count, 0);
   }
 
+  /** Makes it empty. */
+  clear(): void {
+    this.#words.fill(0, 0, BitTree.wordsFor(this.size));
+  }
+
   has(member: number): boolean {
     return (this.#words[member >> 5]! & (1 << (member & 31))) !== 0;
   }

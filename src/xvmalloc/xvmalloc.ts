@@ -112,7 +112,7 @@ class Shard {
 
 export class Xvmalloc {
   readonly #arena: Arena;
-  readonly #segments: Int32Array[];
+  readonly #segments: readonly Int32Array[];
   readonly #blockMap: Uint8Array;
   /** By block: words of live objects, headers included. */
   readonly #liveWords: Uint16Array;
@@ -243,6 +243,65 @@ export class Xvmalloc {
       }
       chunk = (chunk + 1 + (size >> 2)) | 0;
     } while (!startsBlock(chunk));
+  }
+
+  // ── For recovery ──────────────────────────────────────────────────────────────────────────────
+
+  /** Whether a live object can lie at `position` of a pool block: with what size it has there. */
+  isObject(position: number): boolean {
+    const owner = this.#blockMap[position >>> BLOCK_SHIFT]! & ~BLOCK_EVACUATED;
+    if (owner === BLOCK_FREE || owner > SHARDS_MAX || startsBlock(position)) return false;
+    const header = this.#read(position - 1);
+    const bytes = header & SIZE_MASK;
+    const end = wordInBlock(position) + ((bytes + 3) >> 2);
+    return (header & FREE) === 0 && bytes > 0 && bytes <= OBJECT_BYTES_MAX && end <= BLOCK_WORDS;
+  }
+
+  /** All shards to what they are before the first allocation; blocks follow by restoreBlock(). */
+  clear(): void {
+    for (const { heads, filled, lock } of this.#shards) {
+      heads.fill(0);
+      filled.clear();
+      lock?.release();
+    }
+    this.#liveWords.fill(0);
+  }
+
+  /**
+   * Makes `block` a pool block that holds exactly the objects at `positions`, ascending and apart
+   * (isObject() was true of each): their sizes stay, all between them becomes free chunks. What is
+   * written could be interrupted anywhere, and done again.
+   */
+  restoreBlock(block: number, positions: ArrayLike<number>): void {
+    // Recovered blocks are shared out, so that threads rarely wait for one another.
+    const shard = block % this.#shards.length;
+    this.#blockMap[block] = shard + 1;
+    let chunk = (block << BLOCK_SHIFT) | 0;
+    let previous = chunk;
+    let previousFree = 0;
+    let live = 0;
+    for (let i = 0; i <= positions.length; i++) {
+      // One more at the end: the next block's beginning, as if an object's header were there.
+      const isEnd = i === positions.length;
+      const header = isEnd ? ((block + 1) << BLOCK_SHIFT) | 0 : (positions[i]! - 1) | 0;
+      const gap = (header - chunk) | 0;
+      if (gap > 0) {
+        const size = gap * 4 - HEADER_BYTES;
+        this.#write(chunk, (wordInBlock(previous) << PREVIOUS_SHIFT) | FREE | size);
+        this.#link(this.#shards[shard]!, chunk, size);
+        previous = chunk;
+        previousFree = PREVIOUS_FREE;
+      }
+      if (isEnd) break;
+      const bytes = this.#read(header) & SIZE_MASK;
+      this.#write(header, (wordInBlock(previous) << PREVIOUS_SHIFT) | previousFree | bytes);
+      previous = header;
+      previousFree = 0;
+      const words = 1 + ((bytes + 3) >> 2);
+      live += words;
+      chunk = (header + words) | 0;
+    }
+    this.#liveWords[block] = live;
   }
 
   // ── Under the shard's lock ────────────────────────────────────────────────────────────────────

@@ -24,7 +24,7 @@ function sample(
   counters[COUNTER.pagesOnBacking] = 4;
   gauges[ARENA_GAUGE.poolPages] = 3;
   gauges[ARENA_GAUGE.rawPages] = 1;
-  return readStatistics({ backingSwapName }, { counters, gauges, latencies });
+  return readStatistics(backingSwapName, { counters, gauges, latencies });
 }
 
 describe('statisticsText', () => {

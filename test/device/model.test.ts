@@ -120,7 +120,7 @@ describe('a device whose table words are beyond 2^31', () => {
         for (const done of driver.complete()) program.take(queue, done);
         expect(driver.inFlight).toBe(0);
       });
-      const identity = { backingSwapName: null };
+      const identity = null;
       program.compareStatistics(readStatistics(identity, store.mapped));
     }
     const words = spreadStripes(store.slots, 24).flatMap((first) => [

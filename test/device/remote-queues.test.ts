@@ -89,7 +89,7 @@ describe('rings in two threads', () => {
       to.submit(read(1 + i, 1));
       expect((await completed(local, to)).data).toEqual(page);
     }
-    const figures = readStatistics({ backingSwapName: null }, local.device.store.mapped);
+    const figures = readStatistics(null, local.device.store.mapped);
     expect(figures).toMatchObject({ requests_read: 16, requests_write: 16, num_writes: 16 });
   });
 

@@ -3,6 +3,7 @@
 import { createMemoryFile } from '../../src/memory/memory-file.ts';
 import { closeFd } from '../../src/native/fd.ts';
 import { ARENA_GAUGE, Arena, type ArenaState, PAGES_PER_BLOCK } from '../../src/xvmalloc/arena.ts';
+import { MappedArenaFile } from '../../src/xvmalloc/arena-file.ts';
 import { BitTree } from '../../src/xvmalloc/bit-tree.ts';
 import { Xvmalloc } from '../../src/xvmalloc/xvmalloc.ts';
 
@@ -33,7 +34,7 @@ export function withArena(pages: number, use: (harness: ArenaHarness) => void): 
   const state = emptyState(pages);
   const fd = createMemoryFile('test-arena', pages * 4096);
   try {
-    const arena = new Arena(fd, pages, state);
+    const arena = new Arena(new MappedArenaFile(fd, pages), pages, state);
     arena.begin();
     use({ arena, fd, state });
   } finally {

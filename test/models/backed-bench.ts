@@ -86,7 +86,7 @@ export class BackedBench {
   }
 
   get statistics(): Statistics {
-    const identity = { backingSwapName: '/swap' };
+    const identity = '/swap';
     return readStatistics(identity, this.memory.mapped);
   }
 

@@ -82,7 +82,7 @@ export class StoreBench {
   compareStatistics(): void {
     const { arena } = this.store.mapped;
     const disksize = this.store.slots * PAGE_BYTES;
-    const identity = { backingSwapName: null };
+    const identity = null;
     const statistics = readStatistics(identity, this.store.mapped);
     expect(statistics).toEqual(this.model.statistics(disksize, arena.usedPages));
     expect(this.gauge(ARENA_GAUGE.rawPages)).toBe(this.model.rawPages);

@@ -4,25 +4,24 @@ import { readSync } from 'node:fs';
 import { expect, it } from 'vitest';
 import { mapFileWindow } from '../../src/memory/memory-file.ts';
 import { isShrinkSealed } from '../../src/native/fd.ts';
-import {
-  FIGURES_BYTES,
-  HEADER,
-  HEADER_MAGIC,
-  headerFigures,
-  storeLayout,
-} from '../../src/store/layout.ts';
+import { FIGURES_BYTES, HEADER, headerFigures, storeLayout } from '../../src/store/layout.ts';
 import { joinStore, makeStore } from '../../src/store/mapped-store.ts';
+import { PageStore } from '../../src/store/page-store.ts';
 import { COUNTER, sumCounter } from '../../src/store/statistics.ts';
 import { pagesHeldBy } from '../models/descriptors.ts';
 
-it('says what it is in its first bytes', () => {
-  const { fd } = makeStore({ slots: 1000 }).shared;
-  const header = Buffer.alloc(16);
-  readSync(fd, header, 0, 16, 0);
-  expect(header.toString('latin1', 0, 4)).toBe('rzs2');
-  expect(header.readUInt32LE(HEADER.magic)).toBe(HEADER_MAGIC);
+it('says what it is in its first bytes, when it is complete', () => {
+  const { mapped } = PageStore.make({ name: 'swap7', slots: 1000 });
+  const header = Buffer.alloc(128);
+  const read = () => readSync(mapped.shared.fd, header, 0, 128, 0);
+  read();
+  expect(header.readUInt32LE(HEADER.magic)).toBe(0);
+  mapped.header.complete();
+  read();
+  expect(header.toString('latin1', 0, 4)).toBe('rzsw');
   expect(header.readUInt32LE(HEADER.slotCount)).toBe(1000);
   expect(header.readUInt32LE(HEADER.arenaPages)).toBe(2064);
+  expect(header.toString('latin1', HEADER.name, HEADER.name + 6)).toBe('swap7\0');
 });
 
 it('shows its counters and gauges to whoever maps its first pages', () => {

@@ -61,7 +61,7 @@ describe('several threads', () => {
     expect(racing).toBeGreaterThan(0);
 
     for (let slot = 0; slot < slots; slot++) bench.store.freePage(slot);
-    const statistics = readStatistics({ backingSwapName: null }, bench.store.mapped);
+    const statistics = readStatistics(null, bench.store.mapped);
     const kinds = logs.flatMap((log) => {
       const words = new Int32Array(log);
       return Array.from({ length: operations }, (_, i) => words[i * LOG_WORDS]!);

@@ -14,10 +14,7 @@ function statisticsOf(
   for (const [name, count] of Object.entries(counts)) {
     counters[COUNTER[name as keyof typeof COUNTER]] = count;
   }
-  return readStatistics(
-    { backingSwapName: '/swap' },
-    { counters, gauges: Float64Array.from(gauges), latencies },
-  );
+  return readStatistics('/swap', { counters, gauges: Float64Array.from(gauges), latencies });
 }
 
 it('has a place of its own for every counter', () => {

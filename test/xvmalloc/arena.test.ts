@@ -12,6 +12,7 @@ import {
   BLOCK_FREE,
   BLOCK_RAW,
 } from '../../src/xvmalloc/arena.ts';
+import { MappedArenaFile } from '../../src/xvmalloc/arena-file.ts';
 import {
   type ArenaHarness,
   emptyState,
@@ -187,7 +188,7 @@ describe('the limit', () => {
   it('may be given at construction', () => {
     const state = emptyState(32);
     withArena(32, ({ fd }) => {
-      const arena = new Arena(fd, 32, state);
+      const arena = new Arena(new MappedArenaFile(fd, 32), 32, state);
       arena.begin(1);
       expect(allocateMany(arena, 2)).toEqual([1, 0]);
     });
@@ -270,7 +271,7 @@ it('has no memory, and no SIGBUS, when the file system is full', (context) => {
     writeFileSync(path, '');
     truncateSync(path, 256 * 4096);
     const fd = openSync(path, 'r+');
-    const arena = new Arena(fd, 256, emptyState(256));
+    const arena = new Arena(new MappedArenaFile(fd, 256), 256, emptyState(256));
     arena.begin();
     const pages: number[] = [];
     for (let page = arena.allocatePage(); page !== 0; page = arena.allocatePage()) {
@@ -316,16 +317,18 @@ describe('the largest arena', () => {
     });
   });
 
+  const NO_FILE = { segments: [], reserve: () => 0, punch: () => 0 };
+
   it('is not exceeded, and is whole blocks', () => {
-    expect(() => new Arena(0, ARENA_PAGES_MAX + 16, emptyState(16))).toThrow(AssertionError);
-    expect(() => new Arena(0, 24, emptyState(32))).toThrow(AssertionError);
+    expect(() => new Arena(NO_FILE, ARENA_PAGES_MAX + 16, emptyState(16))).toThrow(AssertionError);
+    expect(() => new Arena(NO_FILE, 24, emptyState(32))).toThrow(AssertionError);
   });
 });
 
 describe('several threads', () => {
   it('see one arena, each through an object of its own', () => {
     withArena(64, ({ arena, fd, state }) => {
-      const other = new Arena(fd, 64, state, true);
+      const other = new Arena(new MappedArenaFile(fd, 64), 64, state, true);
       const page = arena.allocatePage();
       other.segments[0]![page * 1024] = 7;
       expect(arena.segments[0]![page * 1024]).toBe(7);

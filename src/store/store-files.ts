@@ -1,0 +1,145 @@
+/**
+ * The two files that a store lies in, bookkeeping and arena. Volatile (memfds, gone with the process
+ * and its mappings), or kept in a directory on a tmpfs, where the next process finds them:
+ *
+ *   DIR/NAME.table   locked (flock) by the process that has the store
+ *   DIR/NAME.arena
+ *
+ * The table's file is the first to exist and the last to go. Its header says what the store is
+ * (store-header.ts); without its magic the store was never complete, and is made anew.
+ */
+
+import { closeSync, fstatSync, ftruncateSync, lstatSync, readSync, unlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { errnoText, RefusedError, SystemError } from '../base/errors.ts';
+import { formatBytes, PAGE_BYTES } from '../base/units.ts';
+import { makePrivateDirectory, openLockedFile, openPrivateFile } from '../memory/kept-file.ts';
+import {
+  createMemoryFile,
+  createReservedMemoryFile,
+  reserveMemoryFile,
+} from '../memory/memory-file.ts';
+import { arenaPagesFor, type StoreShape, storeLayout } from './layout.ts';
+import { StoreHeader, type StoreIdentity } from './store-header.ts';
+
+/** Plain data: descriptors are the process's. */
+export interface StoreFiles {
+  readonly fd: number;
+  readonly arenaFd: number;
+  /** There is a store in them. */
+  readonly isKept: boolean;
+  /** Where they are; undefined: in memory only. */
+  readonly directory?: string;
+}
+
+/** Gone with this process. Throws SystemError. */
+export function volatileFiles({ slots, hasBacking = false }: StoreShape): StoreFiles {
+  const { bytes, arenaPages } = storeLayout({ slots, hasBacking });
+  const fd = createReservedMemoryFile('ramzswap-table', bytes);
+  return {
+    fd,
+    arenaFd: createMemoryFile('ramzswap-arena', arenaPages * PAGE_BYTES),
+    isKept: false,
+  };
+}
+
+/**
+ * The files of a device's store in `directory`, made if there are none, locked in any case. Throws
+ * RefusedError with the path and the reason; what is refused is left as it was.
+ */
+export function openStoreFiles(directory: string, identity: StoreIdentity): StoreFiles {
+  const { table, arena } = pathsOf(directory, identity.name);
+  try {
+    makePrivateDirectory(directory);
+    const fd = openLockedFile(table);
+    try {
+      return { ...takeUp(fd, table, arena, identity), directory };
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+  } catch (error) {
+    if (error instanceof RefusedError || error instanceof SystemError) throw error;
+    const { errno, path = directory } = error as NodeJS.ErrnoException;
+    if (errno === undefined) throw error;
+    throw new RefusedError(`store directory: ${path}: ${errnoText(-errno)}`);
+  }
+}
+
+/** The store is not wanted any more: its memory is free when the process ends, at the latest. */
+export function removeStoreFiles({ fd, directory }: StoreFiles, name: string): void {
+  if (directory === undefined) return;
+  const { table, arena } = pathsOf(directory, name);
+  // Somebody may have moved ours away and put others there.
+  const found = lstatSync(table, { throwIfNoEntry: false });
+  const own = fstatSync(fd);
+  if (found?.ino !== own.ino || found.dev !== own.dev) return;
+  unlinkSync(arena);
+  unlinkSync(table);
+}
+
+function pathsOf(directory: string, name: string): { table: string; arena: string } {
+  return { table: join(directory, `${name}.table`), arena: join(directory, `${name}.arena`) };
+}
+
+function takeUp(
+  fd: number,
+  table: string,
+  arena: string,
+  identity: StoreIdentity,
+): Omit<StoreFiles, 'directory'> {
+  const hasBacking = identity.backing !== undefined;
+  const { bytes } = storeLayout({ slots: identity.slots, hasBacking });
+  const arenaBytes = arenaPagesFor(identity.slots) * PAGE_BYTES;
+  const page = new Uint8Array(PAGE_BYTES);
+  const isWhole = readSync(fd, page, 0, PAGE_BYTES, 0) === PAGE_BYTES;
+  const header = new StoreHeader(page);
+  if (!isWhole || !header.isComplete) return makeFiles(fd, table, arena, bytes, arenaBytes);
+  header.check(identity, `store ${table}`);
+  const arenaFd = openPrivateFile(arena);
+  try {
+    checkSize(table, fd, bytes);
+    checkSize(arena, arenaFd, arenaBytes);
+    // Reserved when it was made; a touch that finds no memory would be SIGBUS.
+    reserveMemoryFile(fd, bytes, table);
+  } catch (error) {
+    closeSync(arenaFd);
+    throw error;
+  }
+  return { fd, arenaFd, isKept: true };
+}
+
+function makeFiles(
+  fd: number,
+  table: string,
+  arena: string,
+  bytes: number,
+  arenaBytes: number,
+): Omit<StoreFiles, 'directory'> {
+  const arenaFd = openPrivateFile(arena);
+  try {
+    for (const [file, size] of [
+      [fd, bytes],
+      [arenaFd, arenaBytes],
+    ] as const) {
+      // What an unfinished beginning has left goes first.
+      ftruncateSync(file, 0);
+      ftruncateSync(file, size);
+    }
+    reserveMemoryFile(fd, bytes, table);
+  } catch (error) {
+    closeSync(arenaFd);
+    unlinkSync(arena);
+    unlinkSync(table);
+    throw error;
+  }
+  return { fd, arenaFd, isKept: false };
+}
+
+function checkSize(path: string, fd: number, expected: number): void {
+  const { size } = fstatSync(fd);
+  if (size === expected) return;
+  throw new RefusedError(
+    `store ${path}: expected ${expected} bytes (${formatBytes(expected)}), got ${size}`,
+  );
+}

@@ -1,0 +1,208 @@
+/**
+ * A store's memory that keeps a record of every write, in order, so that a test can have what was in
+ * it at any moment: typed arrays behind proxies, copies of them as images to which the record is
+ * applied step by step. A copy or fill is recorded in pieces of at most 8 bytes.
+ *
+ * Recorded is what recovery believes: table, block map, arena. The rest is real and forgotten.
+ */
+
+import { type StoreLayout, type StoreShape, storeLayout } from '../../src/store/layout.ts';
+import { type MappedStore, makeStore } from '../../src/store/mapped-store.ts';
+import { Arena, PAGES_PER_BLOCK } from '../../src/xvmalloc/arena.ts';
+import type { ArenaFile } from '../../src/xvmalloc/arena-file.ts';
+import { Xvmalloc } from '../../src/xvmalloc/xvmalloc.ts';
+
+type Words = Int32Array | Uint8Array;
+
+/** The memory that survives: what is in it, by part. */
+export interface Image {
+  readonly table: Int32Array;
+  readonly blockMap: Uint8Array;
+  readonly arena: Int32Array;
+}
+
+interface Write {
+  readonly part: keyof Image;
+  readonly at: number;
+  /** As many elements from `at` on. */
+  readonly values: readonly number[];
+  /** Instead of values: so many elements become zero at once (memory given back). */
+  readonly zeros: number;
+}
+
+const targets = new WeakMap<object, { target: Words; wrote: Wrote }>();
+type Wrote = (at: number, values: readonly number[]) => void;
+
+const PIECE_BYTES = 8;
+const WORDS_PER_PAGE = 1024;
+
+export class RecordingMemory {
+  readonly writes: Write[] = [];
+  readonly store: MappedStore;
+  readonly #shape: StoreShape;
+
+  constructor(shape: StoreShape) {
+    this.#shape = shape;
+    const real = makeStore(shape);
+    const layout = storeLayout(shape);
+    const { blockMap, words } = arenaStateOf(real, layout);
+    const file = this.#arenaFile(new Int32Array(layout.arenaPages * WORDS_PER_PAGE));
+    const recorded = this.#recorded('blockMap', blockMap);
+    const table = this.#recorded('table', real.table);
+    this.store = { ...real, table, ...allocatorOver(real, layout, file, recorded) };
+    // makeStore() has begun an arena of its own over the same state.
+    words.fill(0);
+    blockMap.fill(0);
+    this.store.arena.begin();
+  }
+
+  /** The memory before the first write. */
+  image(): Image {
+    return emptyImage(this.#shape);
+  }
+
+  /** Write number `index` becomes part of the image. */
+  apply(index: number, image: Image): void {
+    const { part, at, values, zeros } = this.writes[index]!;
+    if (zeros > 0) image[part].fill(0, at, at + zeros);
+    else image[part].set(values, at);
+  }
+
+  #arenaFile(words: Int32Array): ArenaFile {
+    return {
+      segments: [this.#recorded('arena', words)],
+      reserve: () => 0,
+      punch: (offset, bytes) => {
+        this.writes.push({ part: 'arena', at: offset / 4, values: [], zeros: bytes / 4 });
+        words.fill(0, offset / 4, (offset + bytes) / 4);
+        return 0;
+      },
+    };
+  }
+
+  #recorded<T extends Words>(part: keyof Image, target: T): T {
+    return record(target, (at, values) => {
+      const piece = PIECE_BYTES / target.BYTES_PER_ELEMENT;
+      for (let i = 0; i < values.length; i += piece) {
+        this.writes.push({ part, at: at + i, values: values.slice(i, i + piece), zeros: 0 });
+      }
+    });
+  }
+}
+
+/**
+ * Images as a new process maps them: what recovery does not believe, allocator and counters, is
+ * anybody's guess, and here what the last one has left.
+ */
+export class CrashedMemory {
+  readonly #real: MappedStore;
+  readonly #layout: StoreLayout;
+  /** A copy of the image: recovery writes to it. */
+  readonly #copy: Image;
+
+  constructor(shape: StoreShape) {
+    this.#real = makeStore(shape);
+    this.#layout = storeLayout(shape);
+    this.#copy = emptyImage(shape);
+  }
+
+  storeOver(image: Image): MappedStore {
+    const { table, blockMap, arena: words } = this.#copy;
+    table.set(image.table);
+    blockMap.set(image.blockMap);
+    words.set(image.arena);
+    const file: ArenaFile = {
+      segments: [words],
+      reserve: () => 0,
+      punch: (offset, bytes) => {
+        words.fill(0, offset / 4, (offset + bytes) / 4);
+        return 0;
+      },
+    };
+    return { ...this.#real, table, ...allocatorOver(this.#real, this.#layout, file, blockMap) };
+  }
+}
+
+function arenaStateOf({ table }: MappedStore, layout: StoreLayout) {
+  const blocks = layout.arenaPages / PAGES_PER_BLOCK;
+  return {
+    blockMap: new Uint8Array(table.buffer, layout.blockMap, blocks),
+    words: new Int32Array(table.buffer, layout.blocks, Arena.stateWords(layout.arenaPages)),
+  };
+}
+
+function emptyImage(shape: StoreShape): Image {
+  const { arenaPages } = storeLayout(shape);
+  return {
+    table: new Int32Array(shape.slots),
+    blockMap: new Uint8Array(arenaPages / PAGES_PER_BLOCK),
+    arena: new Int32Array(arenaPages * WORDS_PER_PAGE),
+  };
+}
+
+/** Arena and allocator with the real store's state, but another file and block map. */
+function allocatorOver(
+  real: MappedStore,
+  layout: StoreLayout,
+  file: ArenaFile,
+  blockMap: Uint8Array,
+): Pick<MappedStore, 'arena' | 'objects'> {
+  const { buffer } = real.table;
+  const { arenaPages } = layout;
+  const words = new Int32Array(buffer, layout.blocks, Arena.stateWords(arenaPages));
+  const arena = new Arena(file, arenaPages, { words, blockMap, gauges: real.gauges });
+  const lists = new Int32Array(buffer, layout.lists, Xvmalloc.stateWords(arena.blocks));
+  return { arena, objects: new Xvmalloc(arena, lists) };
+}
+
+function record<T extends Words>(target: T, wrote: Wrote): T {
+  const proxy = new Proxy(target, {
+    set(_, key, value: number) {
+      const at = Number(key);
+      target[at] = value;
+      wrote(at, [target[at]!]);
+      return true;
+    },
+    get(_, key) {
+      const value = Reflect.get(target, key, target) as unknown;
+      if (typeof value !== 'function') return value;
+      if (key === 'subarray') {
+        return (from: number, end?: number) =>
+          record(target.subarray(from, end), (at, values) => wrote(from + at, values));
+      }
+      return (...args: unknown[]) => {
+        const before = target.slice();
+        const result = value.apply(target, args) as unknown;
+        let from = 0;
+        while (from < target.length && before[from] === target[from]) from++;
+        let end = target.length;
+        while (end > from && before[end - 1] === target[end - 1]) end--;
+        if (end > from) wrote(from, [...target.subarray(from, end)]);
+        return result === target ? proxy : result;
+      };
+    },
+  });
+  targets.set(proxy, { target, wrote });
+  return proxy;
+}
+
+/** Runs `use` with atomic operations that know recorded arrays. */
+export function withRecordedAtomics(use: () => void): void {
+  const plain = { store: Atomics.store, load: Atomics.load };
+  const known = (array: object) => targets.get(array);
+  const atomics = Atomics as unknown as Record<string, unknown>;
+  atomics.store = (array: Int32Array, at: number, value: number) => {
+    const found = known(array);
+    if (found === undefined) return plain.store(array, at, value);
+    found.target[at] = value;
+    found.wrote(at, [found.target[at]!]);
+    return value;
+  };
+  atomics.load = (array: Int32Array, at: number) =>
+    plain.load((known(array)?.target ?? array) as Int32Array, at);
+  try {
+    use();
+  } finally {
+    Object.assign(Atomics, plain);
+  }
+}

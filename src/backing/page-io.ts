@@ -14,6 +14,7 @@ import { assert } from '../base/assert.ts';
 import { PAGE_BYTES } from '../base/units.ts';
 import { type AsyncIo, IO_PAGES_MAX } from '../native/async-io.ts';
 import { monotonicMicros } from '../native/clock.ts';
+import { waitReadable } from '../native/socket.ts';
 import { type ExtentMap, PAGES_MAX } from './extent-map.ts';
 
 const EINTR = 4;
@@ -145,6 +146,13 @@ export class PageIo {
   /** Whether reap() would tell of anything. */
   hasEnded(): boolean {
     return this.#io.hasEnded();
+  }
+
+  /** Blocks until reap() may have something to tell, at most `millis`. Cold path. */
+  awaitEnded(millis: number): void {
+    const soonest = this.waitMillis(monotonicMicros());
+    waitReadable(this.wakeFd, soonest < 0 ? millis : Math.min(soonest, millis));
+    this.woken();
   }
 
   /** Milliseconds until flush() or reap() is wanted though nothing wakes: -1 never. */

@@ -8,6 +8,7 @@ import { type DaemonOptions, runDaemon } from '../control/daemon.ts';
 import { defaultControlPath } from '../control/paths.ts';
 import { VERSION } from '../control/version.ts';
 import { BACKING_IO_KINDS, type BackingIoKind } from '../device/backing.ts';
+import { NEW_GUEST_POLICIES, type NewGuestPolicy } from '../device/front-end-process.ts';
 import { INCOMPRESSIBLE_BYTES_MAX } from '../store/page-store.ts';
 
 const QUEUES_MAX = 256;
@@ -26,6 +27,7 @@ interface Options {
   guestPageSize: string;
   poolLimit?: string;
   storeDir?: string;
+  onNewGuest: NewGuestPolicy;
   numQueues: string;
   queueThreads: string;
   controlPath?: string;
@@ -78,6 +80,11 @@ function command(): Command {
     .option(
       '--store-dir <path>',
       'directory on a tmpfs where the store outlives this process (default: gone with it)',
+    )
+    .addOption(
+      new Option('--on-new-guest <what>', 'what another front-end process finds than the last one')
+        .choices(NEW_GUEST_POLICIES)
+        .default('empty'),
     )
     .option('--num-queues <n>', 'request queues offered to the guest', '64')
     .option('--queue-threads <n>', 'threads that serve them (without a backing swap)', '1')
@@ -165,6 +172,7 @@ function daemonOptions(o: Options): DaemonOptions {
     guestPageBytes: Number(o.guestPageSize),
     numQueues,
     queueThreads: queueThreads(o, numQueues),
+    onNewGuest: o.onNewGuest,
     logLevel: o.logLevel,
     ...(diskBytes === undefined ? {} : { diskBytes }),
     ...(diskBytesMax === undefined ? {} : { diskBytesMax }),

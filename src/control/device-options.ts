@@ -9,6 +9,7 @@ import { RefusedError } from '../base/errors.ts';
 import { bytesToPages, formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { type BackingIoKind, backingOptions } from '../device/backing.ts';
 import type { BlockDeviceOptions } from '../device/block-device.ts';
+import type { NewGuestPolicy } from '../device/front-end-process.ts';
 import { BACKED_INCOMPRESSIBLE_BYTES } from '../store/backed-store.ts';
 import { BACKED_SLOTS_MAX, SLOTS_MAX } from '../store/layout.ts';
 import { INCOMPRESSIBLE_BYTES } from '../store/page-store.ts';
@@ -37,6 +38,7 @@ export interface DeviceWishes {
   readonly numQueues: number;
   readonly queueThreads?: number;
   readonly poolLimitBytes?: number;
+  readonly onNewGuest?: NewGuestPolicy;
   /** Directory on a tmpfs where the store is kept. */
   readonly storeDirectory?: string;
 }
@@ -82,6 +84,7 @@ export function deviceOptions(
     incompressibleBytes,
     ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
     ...(files === undefined ? {} : { files }),
+    ...(wishes.onNewGuest === undefined ? {} : { onNewGuest: wishes.onNewGuest }),
     ...(file === undefined
       ? {}
       : {

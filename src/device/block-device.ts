@@ -13,15 +13,17 @@ import { assert } from '../base/assert.ts';
 import { RefusedError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { REGIONS_MAX } from '../memory/guest-memory.ts';
-import { isShrinkSealed } from '../native/fd.ts';
+import { closeFd, duplicateFd, isShrinkSealed } from '../native/fd.ts';
 import { makeStore, mapStore } from '../store/mapped-store.ts';
 import { PageStore, type PageStoreOptions, storeShape } from '../store/page-store.ts';
 import { COUNTER } from '../store/statistics.ts';
 import type { StoreFiles } from '../store/store-files.ts';
+import type { ProcessIdentity } from '../store/store-header.ts';
 import {
   type BackendHandler,
   BackendSession,
   type ConfigMessage,
+  type Inflight,
   type MemoryRegion,
   RequestError,
   type VringAddress,
@@ -35,6 +37,13 @@ import { BLOCK_FEATURES, BlockConfig } from '../virtio-blk/config-space.ts';
 import { REQUESTS } from '../virtio-blk/page-device.ts';
 import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../virtio-blk/protocol.ts';
 import { type Backing, type BackingOptions, makeBacking } from './backing.ts';
+import {
+  frontEndOf,
+  isSameProcess,
+  type NewGuestPolicy,
+  UNKNOWN_PROCESS,
+} from './front-end-process.ts';
+import { checkInflightArea, makeInflightArea, markedStore, markStore } from './inflight-area.ts';
 import type { QueueCall } from './orders.ts';
 import { type DeviceQueues, QueueSet, type Report } from './queue-set.ts';
 import { RemoteQueues } from './remote-queues.ts';
@@ -52,7 +61,16 @@ assert(
   "the queues' counters lie in the store's",
 );
 
+/** The in-flight area in use; the descriptor is the device's. */
+interface TrackedInflight {
+  readonly inflight: Inflight;
+  readonly fd: number;
+}
+
 const NO_FEATURES: RingFeatures = { eventIdx: false, indirect: false };
+
+/** How long a new guest may wait for the last one's I/O. */
+const SETTLE_MILLIS = 5000;
 
 export interface BlockDeviceOptions {
   /** Also the virtio-blk serial (GET_ID) and the label of the swap area. */
@@ -68,6 +86,8 @@ export interface BlockDeviceOptions {
   /** A page that compresses to more is incompressible. */
   readonly incompressibleBytes?: number;
   readonly backing?: BackingOptions;
+  /** What a front end finds that the store did not serve before. Default: nothing. */
+  readonly onNewGuest?: NewGuestPolicy;
   /** Where the store lies. Default: in memory, gone with the process. */
   readonly files?: StoreFiles;
 }
@@ -98,6 +118,15 @@ export class BlockDevice implements BackendHandler {
   /** Configuration space has changed, and the front end has not read it since. */
   #isConfigNews = false;
   #warnedOfShrinking = false;
+  /** The front end's process, and whether a ring was started for what it runs. */
+  #frontEnd: ProcessIdentity | undefined;
+  #hasMet = false;
+  readonly #onNewGuest: NewGuestPolicy;
+  readonly #headerSlots: number;
+  readonly #writeHeader: () => void;
+  #inflight: TrackedInflight | undefined;
+  /** Made for the front end: until it has a descriptor of its own. */
+  #madeInflightFd: number | undefined;
 
   constructor(
     options: BlockDeviceOptions,
@@ -116,7 +145,10 @@ export class BlockDevice implements BackendHandler {
       'one thread does all I/O of a backing swap',
     );
     assert(queueThreads <= threads.length + 1, 'the reactor has the threads that its devices want');
+    this.#onNewGuest = options.onNewGuest ?? 'empty';
     this.store = this.#openStore(options);
+    this.#headerSlots = options.guestPageBytes / PAGE_BYTES;
+    this.#writeHeader = () => writeSwapHeader(this.store, options);
     this.#config = new BlockConfig(this.store.slots, options.numQueues);
     this.store.onTrouble = (what) => report('error', what);
     if (backing !== undefined) {
@@ -172,6 +204,8 @@ export class BlockDevice implements BackendHandler {
     assert(this.#session === undefined, 'a device has one session at a time');
     this.#session = new BackendSession(fd, this);
     this.#session.onRefusal = (reason) => this.#report('warn', `refused: ${reason}`);
+    this.#frontEnd = frontEndOf(fd);
+    this.#hasMet = false;
   }
 
   /** Handles what the front end has sent. False: it has gone. Throws ProtocolError. */
@@ -183,6 +217,7 @@ export class BlockDevice implements BackendHandler {
   /** Ends the session: rings stop, guest memory is unmapped; the store keeps every page. */
   detach(): void {
     for (const set of this.#sets) set.close();
+    this.#dropInflight();
     this.#session?.close();
     this.#session = undefined;
     this.#isLegacy = true;
@@ -233,6 +268,27 @@ export class BlockDevice implements BackendHandler {
     );
   }
 
+  getInflight(queues: number, queueSize: number): TrackedInflight {
+    if (queues > this.queueCount) {
+      throw new RequestError(
+        `GET_INFLIGHT_FD: expected up to ${this.queueCount} queues, got ${queues}`,
+      );
+    }
+    const made = makeInflightArea(queues, queueSize);
+    if (this.#madeInflightFd !== undefined) closeFd(this.#madeInflightFd);
+    this.#madeInflightFd = made.fd;
+    return made;
+  }
+
+  setInflight(inflight: Inflight, fd: number): void {
+    checkInflightArea(inflight, fd);
+    this.#dropInflight();
+    for (const set of this.#sets) set.setInflight(inflight, fd);
+    this.#inflight = { inflight, fd: duplicateFd(fd) };
+    // It says whose requests it is about: this may be another guest, or the same one rebooted.
+    this.#hasMet = false;
+  }
+
   setVringNum(index: number, num: number): void {
     this.#setOf(index).setVringNum(index, num);
   }
@@ -252,6 +308,7 @@ export class BlockDevice implements BackendHandler {
   setVringKick(index: number, fd: number | undefined): void {
     // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts enabled."
     const terms = { ...this.#ringFeatures, startsEnabled: this.#isLegacy };
+    if (!this.#hasMet) this.#meet(fd);
     this.#changeRings(() => this.#setOf(index).setVringKick(index, fd, terms));
   }
 
@@ -284,8 +341,53 @@ export class BlockDevice implements BackendHandler {
 
   resetDevice(): void {
     for (const set of this.#sets) set.resetRings();
+    this.#dropInflight();
     this.#ringFeatures = NO_FEATURES;
     this.#config.setWriteback(true);
+  }
+
+  // ── Whose pages these are ─────────────────────────────────────────────────────────────────────
+
+  /**
+   * A ring is about to start: what may this guest read? What the store holds if it is that guest's:
+   * its in-flight area says so, or the front end is the process that it served last. An area that
+   * names another store belongs to a guest whose pages are elsewhere or gone: then nothing is known,
+   * and reads must not say zeros. Throws RequestError; `kickFd` is then closed.
+   */
+  #meet(kickFd: number | undefined): void {
+    const { header } = this.store.mapped;
+    const tracked = this.#inflight;
+    const named = tracked === undefined ? undefined : markedStore(tracked.inflight, tracked.fd);
+    if (named === undefined) {
+      const last = header.frontEnd;
+      const isNew = last !== undefined && !isSameProcess(last, this.#frontEnd);
+      if (isNew && this.#onNewGuest === 'empty') this.#forget(kickFd, false);
+    } else if (Buffer.compare(named, header.uuid) !== 0) {
+      this.#report('error', 'this guest had its pages in another store: they read as errors here');
+      this.#forget(kickFd, true);
+    }
+    header.frontEnd = this.#frontEnd ?? UNKNOWN_PROCESS;
+    if (tracked !== undefined) markStore(tracked.inflight, tracked.fd, header.uuid);
+    this.#hasMet = true;
+  }
+
+  #forget(kickFd: number | undefined, isLost: boolean): void {
+    if (this.#backing !== undefined && !this.#backing.store.settle(SETTLE_MILLIS)) {
+      if (kickFd !== undefined) closeFd(kickFd);
+      throw new RequestError('SET_VRING_KICK: I/O for the last guest has not ended yet');
+    }
+    this.store.reset(this.#headerSlots, isLost);
+    this.#writeHeader();
+    if (!isLost) this.#report('info', 'a new front end: what the last one left was emptied');
+  }
+
+  #dropInflight(): void {
+    for (const fd of [this.#inflight?.fd, this.#madeInflightFd]) {
+      if (fd !== undefined) closeFd(fd);
+    }
+    if (this.#inflight !== undefined) for (const set of this.#sets) set.setInflight(undefined, -1);
+    this.#inflight = undefined;
+    this.#madeInflightFd = undefined;
   }
 
   // ── Helpers ───────────────────────────────────────────────────────────────────────────────────

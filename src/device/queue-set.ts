@@ -9,19 +9,27 @@
 
 import { sooner } from '../base/wait.ts';
 import { GuestMemory, type GuestRegion } from '../memory/guest-memory.ts';
+import { monotonicMicros } from '../native/clock.ts';
 import type { BackedStore } from '../store/backed-store.ts';
 import type { PageStore } from '../store/page-store.ts';
 import { PageWindow } from '../store/page-window.ts';
 import { COUNTER } from '../store/statistics.ts';
-import type { VringAddress } from '../vhost-user-ts/index.ts';
+import type { Inflight, VringAddress } from '../vhost-user-ts/index.ts';
 import { BlockQueue } from '../virtio-blk/block-queue.ts';
 import { REQUESTS } from '../virtio-blk/page-device.ts';
+import { InflightArea } from './inflight-area.ts';
 import { type KickWatcher, Ring, type RingFeatures } from './ring.ts';
 
 /** Pages a ring may cost in one turn: about 200 µs of compression. */
 const TURN_PAGES = 64;
 /** How long guest memory stays mapped in after the last request. */
 const FORGET_AFTER_MICROS = 500_000;
+
+/** A ring that is stopped: what it may still do of the request that it is at, ... */
+const FINISH_PAGES = 1024;
+/** ... how long it may wait for the backing swap, and between two looks at it. */
+const FINISH_MICROS = 2_000_000;
+const FINISH_LOOK_MILLIS = 50;
 
 /** What a thread tells the control thread: once per change of state, never per request. */
 export type Report = (level: ReportLevel, message: string) => void;
@@ -42,6 +50,8 @@ export interface DeviceQueues {
   setMemoryTable(regions: readonly GuestRegion[], fds: readonly number[]): void;
   addMemoryRegion(region: GuestRegion, fd: number): void;
   removeMemoryRegion(region: GuestRegion): void;
+  /** Where rings note their requests from their next start on; undefined: nowhere. `fd` is kept. */
+  setInflight(inflight: Inflight | undefined, fd: number): void;
   setVringNum(index: number, num: number): void;
   setVringBase(index: number, base: number): void;
   setVringAddress(address: VringAddress): void;
@@ -87,6 +97,7 @@ export class QueueSet implements DeviceQueues {
   /** When maintain() last found that they were; resident guest pages are dropped some time after. */
   #lastWork = 0;
   #isGuestResident = false;
+  #inflight: InflightArea | undefined;
 
   constructor(options: QueueSetOptions, watcher: KickWatcher, report: Report) {
     this.#name = options.name;
@@ -183,6 +194,10 @@ export class QueueSet implements DeviceQueues {
     this.#changeMemory(() => this.#memory.removeRegion(region));
   }
 
+  setInflight(inflight: Inflight | undefined, fd: number): void {
+    this.#inflight = inflight === undefined ? undefined : new InflightArea(inflight, fd);
+  }
+
   setVringNum(index: number, num: number): void {
     this.#ring(index).setNum(num);
   }
@@ -200,14 +215,31 @@ export class QueueSet implements DeviceQueues {
   }
 
   getVringBase(index: number): number {
-    const base = this.#ring(index).stop();
+    const ring = this.#ring(index);
+    this.#finish(ring);
+    const base = ring.stop();
     this.#listServed();
     return base;
   }
 
+  /**
+   * Lets what the ring has begun come to its end. What takes longer, because a disk hangs or a guest
+   * asked for very much at once, is given up, and begun again when the ring starts again.
+   */
+  #finish({ queue }: Ring): void {
+    if (!queue.ring.isAttached || !queue.finish(FINISH_PAGES)) return;
+    const backed = this.#backed;
+    if (backed === undefined) return;
+    const start = monotonicMicros();
+    while (queue.outstanding > 0 && ((monotonicMicros() - start) | 0) < FINISH_MICROS) {
+      backed.awaitEnded(FINISH_LOOK_MILLIS);
+      queue.finish(FINISH_PAGES);
+    }
+  }
+
   setVringKick(index: number, fd: number | undefined, terms: RingTerms): void {
     const ring = this.#ring(index);
-    ring.setKick(fd, terms);
+    ring.setKick(fd, terms, this.#inflight?.region(index));
     if (terms.startsEnabled) ring.setEnabled(true);
     this.#listServed();
   }
@@ -251,6 +283,7 @@ export class QueueSet implements DeviceQueues {
   close(): void {
     for (const ring of this.#rings) ring?.close();
     this.#served = [];
+    this.#inflight = undefined;
     this.#memory.release();
   }
 

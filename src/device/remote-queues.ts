@@ -5,7 +5,7 @@
  */
 
 import type { GuestRegion } from '../memory/guest-memory.ts';
-import type { VringAddress } from '../vhost-user-ts/index.ts';
+import type { Inflight, VringAddress } from '../vhost-user-ts/index.ts';
 import type { QueueCall, RemoteQueuesOptions } from './orders.ts';
 import type { DeviceQueues, RingTerms } from './queue-set.ts';
 import type { ThreadCaller } from './thread-call.ts';
@@ -31,6 +31,10 @@ export class RemoteQueues implements DeviceQueues {
 
   removeMemoryRegion(region: GuestRegion): void {
     this.#call('removeMemoryRegion', region);
+  }
+
+  setInflight(inflight: Inflight | undefined, fd: number): void {
+    this.#call('setInflight', inflight, fd);
   }
 
   setVringNum(index: number, num: number): void {

@@ -12,6 +12,7 @@ import { signalEventFd } from '../native/eventfd.ts';
 import { closeFd, setNonBlocking } from '../native/fd.ts';
 import type { PageWindow } from '../store/page-window.ts';
 import { RequestError, type VringAddress } from '../vhost-user-ts/index.ts';
+import type { InflightRegion } from '../virtio/inflight.ts';
 import { VIRTQ_ALIGN, VIRTQ_SIZE_MAX } from '../virtio/split-ring.ts';
 import type { RingAddresses } from '../virtio/virtqueue.ts';
 import type { BlockQueue } from '../virtio-blk/block-queue.ts';
@@ -102,16 +103,27 @@ export class Ring {
     if (hasMemory && this.#num > 0) this.#attach('SET_VRING_ADDR', this.#addresses);
   }
 
-  setKick(fd: number | undefined, features: RingFeatures): void {
+  /** `inflight`: where popped chains are noted, if the front end keeps memory for that. */
+  setKick(
+    fd: number | undefined,
+    features: RingFeatures,
+    inflight: InflightRegion | undefined,
+  ): void {
     this.#dropKick();
     if (fd !== undefined) this.#adoptKick(fd);
     if (this.#isStarted) return;
     if (this.#num === 0 || this.#addresses === undefined) {
       throw this.#error('SET_VRING_KICK', 'expected SET_VRING_NUM and SET_VRING_ADDR before');
     }
+    if (inflight !== undefined && inflight.entries < this.#num) {
+      throw this.#error(
+        'SET_VRING_KICK',
+        `expected an in-flight area for rings of ${this.#num}, got one for ${inflight.entries}`,
+      );
+    }
     this.#attach('SET_VRING_KICK', this.#addresses);
-    this.queue.prepare();
-    this.queue.ring.start(this.#base, features);
+    this.queue.ring.start(this.#base, features, inflight);
+    this.queue.begin();
     this.#isStarted = true;
     this.signalCall();
   }

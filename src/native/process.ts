@@ -5,7 +5,7 @@
  * never ends; `process.abort()` does not exist in a worker.
  */
 
-import { writeSync } from 'node:fs';
+import { readFileSync, writeSync } from 'node:fs';
 import { libcFunction } from './libc.ts';
 
 const c = {
@@ -29,4 +29,20 @@ export function abortWith(thread: string, error: unknown): never {
   }
   c.abort();
   throw new Error('abort returned');
+}
+
+/**
+ * When a process began, in clock ticks after boot: with its number a name that is never used twice.
+ * Undefined: there is none, or it may not be seen (proc_pid_stat(5)).
+ */
+export function processStart(pid: number): number | undefined {
+  try {
+    const text = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    // The second field is a name, in brackets, and may hold anything.
+    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+    const start = Number(fields[19]);
+    return Number.isSafeInteger(start) ? start : undefined;
+  } catch {
+    return undefined;
+  }
 }

@@ -123,6 +123,21 @@ export class BackedStore implements PageIoOwner, Mover {
     this.#pages.reap(this);
   }
 
+  /** Blocks until all operations have ended, at most `millis`; whether they have. Cold path. */
+  settle(millis: number): boolean {
+    const deadline = performance.now() + millis;
+    while (this.pending > 0 && performance.now() < deadline) this.awaitEnded(millis);
+    return this.pending === 0;
+  }
+
+  /** Blocks until some I/O has ended, at most `millis`, and ends its operations. Cold path. */
+  awaitEnded(millis: number): void {
+    this.flush();
+    if (!this.hasEnded()) this.#pages.awaitEnded(millis);
+    this.reap();
+    this.flush();
+  }
+
   /** Starts the I/O that operations want; called once a turn. */
   flush(): void {
     this.#pages.flush();

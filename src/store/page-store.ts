@@ -32,7 +32,7 @@ import { Compaction } from './compaction.ts';
 import { SLOT_LOCKS, STORE_UUID_BYTES, type StoreShape } from './layout.ts';
 import { joinStore, type MappedStore, makeStore, type SharedStore } from './mapped-store.ts';
 import { type PageWindow, WORK_IN, WORK_OUT, WORK_PAGE, wordAligned } from './page-window.ts';
-import { type Recovered, recoverStore } from './recovery.ts';
+import { countHeld, type Recovered, recoverStore } from './recovery.ts';
 import {
   accountWord,
   FILL_OBJECT_BYTES_MAX,
@@ -177,6 +177,26 @@ export class PageStore {
   get share(): StoreShare {
     const { shared } = this.mapped;
     return { shared, slots: this.#slots, incompressibleBytes: this.#incompressibleBytes };
+  }
+
+  /**
+   * Forgets all pages, at once: from slot `from` on they are empty, or with `isLost` read as an error
+   * until they are written; those before it are empty. It is another store from then on. No thread
+   * serves anything meanwhile, and no I/O is under way.
+   */
+  reset(from: number, isLost: boolean): void {
+    const { header, arena, objects } = this.mapped;
+    const { limitPages } = arena;
+    // Whoever finds it half done knows nobody whose it could be.
+    header.frontEnd = undefined;
+    this.#table.fill(SLOT_EMPTY);
+    if (isLost) this.#table.fill(SLOT_LOST, from, this.#slots);
+    objects.clear();
+    const errno = arena.restore(() => 0);
+    assert(errno === 0, 'nothing in use needs no memory');
+    arena.limitPages = limitPages;
+    countHeld(this.mapped);
+    header.uuid = randomBytes(STORE_UUID_BYTES);
   }
 
   /** Pages of the disk. */

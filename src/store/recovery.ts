@@ -46,7 +46,7 @@ export function recoverStore(store: MappedStore): Recovered {
   recovery.readTable();
   const errno = recovery.restoreArena();
   if (errno !== 0) throw new SystemError('fallocate', errno, 'memory of the store');
-  recovery.count();
+  countHeld(store);
   return { damaged: recovery.damaged };
 }
 
@@ -160,15 +160,14 @@ class Recovery {
     }
     return positions.subarray(0, kept);
   }
+}
 
-  /** Counters of events stay, in thread 0's row; those of what is held are counted anew. */
-  count(): void {
-    const { counters, row, table, objects } = this.#store;
-    for (let index = 0; index < COUNTER_ROW; index++) {
-      const sum = HELD_COUNTERS.has(index) ? 0 : sumCounter(counters, index);
-      for (let at = index; at < counters.length; at += COUNTER_ROW) counters[at] = 0;
-      row[index] = sum;
-    }
-    for (let slot = 0; slot < table.length; slot++) accountWord(row, objects, table[slot]!, 1);
+/** Counters of events stay, in thread 0's row; those of what is held are counted anew. */
+export function countHeld({ counters, row, table, objects }: MappedStore): void {
+  for (let index = 0; index < COUNTER_ROW; index++) {
+    const sum = HELD_COUNTERS.has(index) ? 0 : sumCounter(counters, index);
+    for (let at = index; at < counters.length; at += COUNTER_ROW) counters[at] = 0;
+    row[index] = sum;
   }
+  for (let slot = 0; slot < table.length; slot++) accountWord(row, objects, table[slot]!, 1);
 }

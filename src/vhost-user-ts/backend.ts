@@ -5,9 +5,8 @@
  * Life: constructor (a connected socket) → poll() whenever it is readable → 'closed' or
  * ProtocolError → close().
  *
- * Not yet here: INFLIGHT_SHMFD (GET/SET_INFLIGHT_FD) and LOG_SHMFD (SET_LOG_BASE, SET_LOG_FD).
- * They are not offered in PROTOCOL_FEATURES; their place is a handler method each and a row in
- * #handlers.
+ * Not yet here: LOG_SHMFD (SET_LOG_BASE, SET_LOG_FD). It is not offered in PROTOCOL_FEATURES; its
+ * place is a handler method each and a row in #dispatchMemory().
  */
 
 import { RefusedError, SystemError } from '../base/errors.ts';
@@ -18,14 +17,17 @@ import {
   type ConfigMessage,
   decodeConfig,
   decodeEmpty,
+  decodeInflight,
   decodeMemTable,
   decodeSingleRegion,
   decodeU64,
   decodeVringAddress,
   decodeVringState,
   encodeConfig,
+  encodeInflight,
   encodeU64,
   encodeVringState,
+  type Inflight,
   type MemoryRegion,
   type Message,
   type VringAddress,
@@ -48,8 +50,15 @@ export const PROTOCOL_FEATURES =
   VHOST_USER_PROTOCOL_F.REPLY_ACK |
   VHOST_USER_PROTOCOL_F.BACKEND_REQ |
   VHOST_USER_PROTOCOL_F.CONFIG |
+  VHOST_USER_PROTOCOL_F.INFLIGHT_SHMFD |
   VHOST_USER_PROTOCOL_F.RESET_DEVICE |
   VHOST_USER_PROTOCOL_F.CONFIGURE_MEM_SLOTS;
+
+/** What answers a request. The descriptors stay whose they are. */
+interface Reply {
+  readonly payload: Uint8Array;
+  readonly fds?: readonly number[];
+}
 
 /** A front end that never stops talking shares the thread with the others. */
 const MESSAGES_PER_POLL = 64;
@@ -70,6 +79,13 @@ export interface BackendHandler {
   setMemoryTable(regions: readonly MemoryRegion[], fds: readonly number[]): void;
   addMemoryRegion(region: MemoryRegion, fd: number): void;
   removeMemoryRegion(region: MemoryRegion): void;
+  /**
+   * Makes memory in which `queues` queues of `queueSize` descriptors are tracked: what the front end
+   * is told of it, and a descriptor that stays the handler's.
+   */
+  getInflight(queues: number, queueSize: number): { inflight: Inflight; fd: number };
+  /** Memory to track in from the next start of a ring on; `fd` as those of memory regions. */
+  setInflight(inflight: Inflight, fd: number): void;
   setVringNum(index: number, num: number): void;
   setVringAddress(address: VringAddress): void;
   setVringBase(index: number, base: number): void;
@@ -156,8 +172,10 @@ export class BackendSession {
     const wantsReply = hasReplyAck && (message.flags & FLAG_NEED_REPLY) !== 0;
     try {
       const reply = this.#dispatch(message);
-      if (reply !== undefined) this.#connection.send(request, FLAG_REPLY, reply);
-      else if (wantsReply) this.#connection.send(request, FLAG_REPLY, encodeU64(0n));
+      if (reply instanceof Uint8Array) this.#connection.send(request, FLAG_REPLY, reply);
+      else if (reply !== undefined) {
+        this.#connection.send(request, FLAG_REPLY, reply.payload, reply.fds);
+      } else if (wantsReply) this.#connection.send(request, FLAG_REPLY, encodeU64(0n));
     } catch (error) {
       const reason = refusal(error, request);
       if (!wantsReply || REPLIES_WITH_PAYLOAD.has(request)) throw reason;
@@ -178,8 +196,8 @@ export class BackendSession {
   /** Called once a session for each kind of request that was refused: for the log. */
   onRefusal: (reason: string) => void = () => {};
 
-  /** Carries out a request: the payload to reply with, or undefined. */
-  #dispatch(message: Message): Uint8Array | undefined {
+  /** Carries out a request: what to reply with, or undefined. */
+  #dispatch(message: Message): Uint8Array | Reply | undefined {
     const handler = this.#handler;
     switch (message.request) {
       case VHOST_USER.GET_FEATURES:
@@ -224,7 +242,7 @@ export class BackendSession {
     }
   }
 
-  #dispatchMemory(message: Message): Uint8Array | undefined {
+  #dispatchMemory(message: Message): Uint8Array | Reply | undefined {
     const handler = this.#handler;
     switch (message.request) {
       case VHOST_USER.SET_MEM_TABLE: {
@@ -243,9 +261,23 @@ export class BackendSession {
         // "The back-end MAY accept messages with one file descriptor": closed like any other.
         handler.removeMemoryRegion(decodeSingleRegion(message));
         return undefined;
+      case VHOST_USER.GET_INFLIGHT_FD:
+        return this.#getInflight(message);
+      case VHOST_USER.SET_INFLIGHT_FD: {
+        const inflight = decodeInflight(message);
+        expectFds(message, 1);
+        handler.setInflight(inflight, message.fds[0]!);
+        return undefined;
+      }
       default:
         return this.#dispatchVring(message);
     }
+  }
+
+  #getInflight(message: Message): Reply {
+    const { queues, queueSize } = decodeInflight(message);
+    const { inflight, fd } = this.#handler.getInflight(queues, queueSize);
+    return { payload: encodeInflight(inflight, message.payload.length), fds: [fd] };
   }
 
   #dispatchVring(message: Message): Uint8Array | undefined {
@@ -359,6 +391,7 @@ const REPLIES_WITH_PAYLOAD: ReadonlySet<number> = new Set([
   VHOST_USER.GET_MAX_MEM_SLOTS,
   VHOST_USER.GET_VRING_BASE,
   VHOST_USER.GET_CONFIG,
+  VHOST_USER.GET_INFLIGHT_FD,
 ]);
 
 function expectFds(message: Message, count: number): void {

@@ -17,14 +17,17 @@ import { Connection } from './connection.ts';
 import { ProtocolError, RequestError } from './errors.ts';
 import {
   decodeConfig,
+  decodeInflight,
   decodeU64,
   decodeVringState,
   encodeConfig,
+  encodeInflight,
   encodeMemTable,
   encodeSingleRegion,
   encodeU64,
   encodeVringAddress,
   encodeVringState,
+  type Inflight,
   type MemoryRegion,
   type Message,
 } from './messages.ts';
@@ -138,6 +141,22 @@ export class Frontend {
 
   removeMemoryRegion(region: MemoryRegion): void {
     this.order(VHOST_USER.REM_MEM_REG, encodeSingleRegion(region));
+  }
+
+  /**
+   * Has the back end make memory to track requests in, for `queues` queues of `queueSize`: what it
+   * says of it, and its descriptor, the caller's (protocol feature INFLIGHT_SHMFD).
+   */
+  getInflight(queues: number, queueSize: number): { inflight: Inflight; fd: number } {
+    const wanted = { mmapBytes: 0, mmapOffset: 0, queues, queueSize };
+    this.#connection.send(VHOST_USER.GET_INFLIGHT_FD, 0, encodeInflight(wanted));
+    const answer = this.#receiveReply(VHOST_USER.GET_INFLIGHT_FD, 1);
+    return { inflight: decodeInflight(answer), fd: answer.fds[0]! };
+  }
+
+  /** Gives the back end that memory, or what it has had before it went; `fd` stays the caller's. */
+  setInflight(inflight: Inflight, fd: number): void {
+    this.order(VHOST_USER.SET_INFLIGHT_FD, encodeInflight(inflight), [fd]);
   }
 
   /** Describes a ring and starts it; it is served once enabled. In the order that QEMU uses. */
@@ -261,7 +280,8 @@ export class Frontend {
     this.#connection.close();
   }
 
-  #receiveReply(request: number): Message {
+  /** `fdCount`: descriptors that the reply brings, then the caller's. */
+  #receiveReply(request: number, fdCount = 0): Message {
     const deadline = Date.now() + this.#answerMillis;
     for (;;) {
       const message = this.#connection.receive();
@@ -269,9 +289,14 @@ export class Frontend {
         throw new ProtocolError(`${requestName(request)}: the back end closed the connection`);
       }
       if (message !== undefined) {
-        // No reply that is handled here brings descriptors.
+        const isIt = message.request === request && (message.flags & FLAG_REPLY) !== 0;
+        if (isIt && message.fds.length === fdCount) return message;
         for (const fd of message.fds) closeFd(fd);
-        if (message.request === request && (message.flags & FLAG_REPLY) !== 0) return message;
+        if (isIt) {
+          const got = message.fds.length;
+          const what = `${requestName(request)}: expected ${fdCount} file descriptors, got ${got}`;
+          throw new ProtocolError(what);
+        }
         throw new ProtocolError(
           `${requestName(request)}: expected its reply, got ${requestName(message.request)}`,
         );

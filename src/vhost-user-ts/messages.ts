@@ -46,6 +46,14 @@ export interface ConfigMessage {
   readonly payload: Uint8Array;
 }
 
+/** An inflight description: u64 mmap size, u64 mmap offset, u16 number of queues, u16 queue size. */
+export interface Inflight {
+  readonly mmapBytes: number;
+  readonly mmapOffset: number;
+  readonly queues: number;
+  readonly queueSize: number;
+}
+
 const U64_BYTES = 8;
 const VRING_STATE_BYTES = 8;
 const VRING_ADDRESS_BYTES = 40;
@@ -53,6 +61,9 @@ const REGION_BYTES = 32;
 const MEM_TABLE_HEADER_BYTES = 8;
 const SINGLE_REGION_PADDING_BYTES = 8;
 const CONFIG_HEADER_BYTES = 12;
+const INFLIGHT_BYTES = 20;
+/** QEMU sends its struct as the compiler pads it. */
+const INFLIGHT_PADDED_BYTES = 24;
 
 /** A whole message: header and payload. */
 export function encodeMessage(request: number, flags: number, payload: Uint8Array): Uint8Array {
@@ -173,6 +184,29 @@ export function decodeConfig(message: Message): ConfigMessage {
     offset: view.getUint32(0, true),
     flags: view.getUint32(8, true),
     payload: payload.subarray(CONFIG_HEADER_BYTES),
+  };
+}
+
+/** `bytes`: of the payload; as many as in the request that is answered. */
+export function encodeInflight(inflight: Inflight, bytes = INFLIGHT_BYTES): Uint8Array {
+  const payload = new Uint8Array(bytes);
+  const view = new DataView(payload.buffer);
+  view.setBigUint64(0, BigInt(inflight.mmapBytes), true);
+  view.setBigUint64(8, BigInt(inflight.mmapOffset), true);
+  view.setUint16(16, inflight.queues, true);
+  view.setUint16(18, inflight.queueSize, true);
+  return payload;
+}
+
+export function decodeInflight(message: Message): Inflight {
+  const { payload } = message;
+  const isPadded = payload.length === INFLIGHT_PADDED_BYTES;
+  const view = isPadded ? viewOf(payload) : sized(message, INFLIGHT_BYTES);
+  return {
+    mmapBytes: safeU64(message, view, 0),
+    mmapOffset: safeU64(message, view, 8),
+    queues: view.getUint16(16, true),
+    queueSize: view.getUint16(18, true),
   };
 }
 

@@ -140,9 +140,9 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     return this.#held < HELD_MAX && this.#heldSegments < HELD_SEGMENTS_MAX;
   }
 
-  /** Makes room for chains as long as the ring, and for as many; called before it starts. */
-  prepare(): void {
-    this.#order.reset(this.ring.size);
+  /** The ring is attached and has started: makes room for chains as long as it, and for as many. */
+  begin(): void {
+    this.#order.reset(this.ring.size, !this.ring.hasInflight);
     if (this.ring.size <= this.#chain.capacity) return;
     this.#chain = new DescriptorChain(this.ring.size);
   }
@@ -168,6 +168,16 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
       request.release();
       this.#unused.push(request);
     }
+  }
+
+  /**
+   * Goes on with what has begun, and begins nothing new: about `budget` pages. Whether requests are
+   * still not returned.
+   */
+  finish(budget: number): boolean {
+    if (this.#request !== undefined) this.#run(budget);
+    this.#publish();
+    return this.#order.outstanding > 0;
   }
 
   /**
@@ -507,6 +517,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
 
   /** The chain popped last is none that can be served: it stays the next. */
   #breakRing(reason: string): boolean {
+    this.#publish();
     this.ring.unpop();
     this.ring.brokenReason = reason;
     return false;

@@ -2,7 +2,8 @@
  * Returns the requests of a queue to the driver in the order in which they were popped, whatever the
  * order in which they are done. Whoever takes over a ring from the used index alone (a front end
  * that connects again, without an in-flight area) can then not lose or repeat a request: those
- * before the index are done, those behind it are not.
+ * before the index are done, those behind it are not. With an in-flight area, which says that of each
+ * request, they are returned as they are done.
  *
  *   #first            #next             what is done from #first on is pushed at once; what is done
  *     ▼                 ▼               behind one that is not waits here, its status already with
@@ -22,14 +23,16 @@ export class CompletionOrder<W extends Window> {
   /** Sequence numbers, modulo 2^16, of the oldest request not pushed and of the next one popped. */
   #first = 0;
   #next = 0;
+  #isOrdered = true;
 
   constructor(ring: Virtqueue<W>) {
     this.#ring = ring;
   }
 
   /** For a ring of `size` (a power of two); nothing is outstanding. */
-  reset(size: number): void {
+  reset(size: number, isOrdered: boolean): void {
     this.forget();
+    this.#isOrdered = isOrdered;
     if (this.#heads.length === size) return;
     this.#heads = new Int32Array(size);
     this.#bytes = new Int32Array(size);
@@ -59,6 +62,12 @@ export class CompletionOrder<W extends Window> {
 
   /** The request is done: pushes it and those that waited for it; how many. */
   end(sequence: number, head: number, writtenBytes: number): number {
+    if (!this.#isOrdered) {
+      // Only their number matters.
+      this.#ring.push(head, writtenBytes);
+      this.#first = (this.#first + 1) & 0xffff;
+      return 1;
+    }
     if (sequence !== this.#first) {
       const at = sequence & this.#mask;
       this.#heads[at] = head;

@@ -11,6 +11,7 @@ import { readHalf } from '../base/u64.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { Window } from '../memory/window.ts';
 import { CHAIN_BYTES_MAX, type DescriptorChain } from './chain.ts';
+import type { InflightRegion } from './inflight.ts';
 import {
   availRingBytes,
   descTableBytes,
@@ -32,6 +33,8 @@ export const INDIRECT_ENTRIES_MAX = 1024;
 export const POP_EMPTY = 0;
 export const POP_CHAIN = 1;
 export const POP_BROKEN = 2;
+
+const NONE: readonly number[] = [];
 
 /** A part of the ring: its window and byte offset there. */
 interface RingPart<W extends Window> {
@@ -64,6 +67,11 @@ export class Virtqueue<W extends Window = Window> {
   /** The used index at the last notification; meaningless until the first. */
   #signalled = 0;
   #hasSignalled = false;
+  /** Where popped chains are noted; undefined: nowhere. */
+  #inflight: InflightRegion | undefined;
+  /** Heads of chains to pop again before any new one, from #nextAgain on. */
+  #again: readonly number[] = NONE;
+  #nextAgain = 0;
 
   constructor(memory: GuestMemory<W>) {
     this.#memory = memory;
@@ -119,8 +127,16 @@ export class Virtqueue<W extends Window = Window> {
     this.#used = undefined;
   }
 
-  /** Begins at available index `base`; the used index goes on from what the ring says. */
-  start(base: number, features: { eventIdx: boolean; indirect: boolean }): void {
+  /**
+   * Begins at available index `base`; the used index goes on from what the ring says. With a region
+   * of the in-flight area that another back end has used for this ring, that decides instead: first
+   * what it had popped and not returned, then what comes after.
+   */
+  start(
+    base: number,
+    features: { eventIdx: boolean; indirect: boolean },
+    inflight?: InflightRegion,
+  ): void {
     this.#hasEventIdx = features.eventIdx;
     this.#hasIndirect = features.indirect;
     this.#lastAvail = base & 0xffff;
@@ -128,16 +144,34 @@ export class Virtqueue<W extends Window = Window> {
     this.#published = this.#nextUsed;
     this.#hasSignalled = false;
     this.brokenReason = undefined;
+    this.#inflight = inflight;
+    this.#again = NONE;
+    this.#nextAgain = 0;
+    if (inflight !== undefined) this.#resume(inflight);
+  }
+
+  /** Whether popped chains are noted, so that they may be returned in any order. */
+  get hasInflight(): boolean {
+    return this.#inflight !== undefined;
+  }
+
+  #resume(inflight: InflightRegion): void {
+    const heads = inflight.resume(this.#size, this.#nextUsed);
+    if (heads === undefined) return;
+    this.#again = heads;
+    this.#nextAgain = 0;
+    this.#lastAvail = (this.#nextUsed + heads.length) & 0xffff;
   }
 
   /** HOT PATH: no allocation. Whether the driver has made chains available that were not popped. */
   hasAvailable(): boolean {
-    return this.#availIdx() !== this.#lastAvail;
+    return this.#nextAgain < this.#again.length || this.#availIdx() !== this.#lastAvail;
   }
 
   /** HOT PATH: no allocation. How many; a broken driver may claim any number below 2^16. */
   get available(): number {
-    return (this.#availIdx() - this.#lastAvail) & 0xffff;
+    const again = this.#again.length - this.#nextAgain;
+    return again + ((this.#availIdx() - this.#lastAvail) & 0xffff);
   }
 
   /**
@@ -145,7 +179,8 @@ export class Virtqueue<W extends Window = Window> {
    * Takes the next available chain into `chain`: POP_CHAIN, POP_EMPTY or POP_BROKEN.
    */
   pop(chain: DescriptorChain): number {
-    const waiting = this.available;
+    if (this.#nextAgain < this.#again.length) return this.#popAgain(chain);
+    const waiting = (this.#availIdx() - this.#lastAvail) & 0xffff;
     if (waiting === 0) return POP_EMPTY;
     if (waiting > this.#size) {
       return this.#break(`avail.idx: expected at most ${this.#size} new chains, got ${waiting}`);
@@ -156,12 +191,25 @@ export class Virtqueue<W extends Window = Window> {
     chain.clear(head);
     if (!this.#walk(chain, head)) return POP_BROKEN;
     this.#lastAvail = (this.#lastAvail + 1) & 0xffff;
+    this.#inflight?.popped(head);
     return POP_CHAIN;
   }
 
-  /** Puts back the last `count` chains popped, none of which was pushed: they are popped again. */
+  #popAgain(chain: DescriptorChain): number {
+    const head = this.#again[this.#nextAgain]!;
+    chain.clear(head);
+    if (!this.#walk(chain, head)) return POP_BROKEN;
+    this.#nextAgain++;
+    return POP_CHAIN;
+  }
+
+  /**
+   * Puts back the last `count` chains popped, none of which was pushed: they are popped again. With an
+   * in-flight region all that was not pushed is, whatever the count. Everything pushed is published.
+   */
   unpop(count = 1): void {
-    this.#lastAvail = (this.#lastAvail - count) & 0xffff;
+    if (this.#inflight !== undefined) this.#resume(this.#inflight);
+    else this.#lastAvail = (this.#lastAvail - count) & 0xffff;
   }
 
   /** HOT PATH: no allocation. Writes a used element; the driver sees it after publish(). */
@@ -172,6 +220,7 @@ export class Virtqueue<W extends Window = Window> {
     window.i32[element] = head;
     window.i32[element + 1] = writtenBytes;
     this.#nextUsed = (this.#nextUsed + 1) & 0xffff;
+    this.#inflight?.pushed(head);
   }
 
   /**
@@ -183,7 +232,9 @@ export class Virtqueue<W extends Window = Window> {
     if (this.#nextUsed === this.#published) return false;
     const { window, offset } = this.#used!;
     Atomics.store(window.u16, (offset + VIRTQ_USED.idx) >> 1, this.#nextUsed);
+    const count = (this.#nextUsed - this.#published) & 0xffff;
     this.#published = this.#nextUsed;
+    this.#inflight?.published(count, this.#nextUsed);
     return this.#wantsNotification();
   }
 

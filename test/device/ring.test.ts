@@ -140,10 +140,20 @@ describe('starting and stopping', () => {
     expect(driver.inFlight).toBe(0);
   });
 
-  it('GET_VRING_BASE in the middle of a request gives it up, and it is done after the restart', () => {
-    const { local, frontEnd, driver, fds } = started(0, { size: 128 });
+  it('GET_VRING_BASE in the middle of a request finishes it', () => {
+    const { local, frontEnd, driver } = started(0, { size: 128 });
     frontEnd.setEnabled(0, true);
-    const data = new Random(1).bytes(100 * 4096);
+    driver.submit({ type: VIRTIO_BLK_T_OUT, sector: 80, data: new Random(1).bytes(100 * 4096) });
+    driver.ring.publish();
+    expect(local.device.queues.serve()).toBe(true);
+    expect(frontEnd.getBase(0)).toBe(1);
+    expect(driver.complete()).toMatchObject([{ status: 0 }]);
+  });
+
+  it('GET_VRING_BASE gives up a request that takes long, and it is done after the restart', () => {
+    const { local, frontEnd, driver, fds } = started(0, { size: 2048 });
+    frontEnd.setEnabled(0, true);
+    const data = new Random(1).bytes(1200 * 4096);
     driver.submit({ type: VIRTIO_BLK_T_OUT, sector: 80, data });
     driver.ring.publish();
     expect(local.device.queues.serve()).toBe(true);

@@ -42,9 +42,9 @@ export class LocalQueue {
     const { ring } = this.driver;
     const wrong = this.queue.ring.attach(ring.size, ring.userAddresses);
     if (wrong !== undefined) throw new Error(wrong);
-    this.queue.prepare();
     const features = { eventIdx: ring.eventIdx, indirect: options.indirect ?? true };
     this.queue.ring.start(ring.startIndex, features);
+    this.queue.begin();
   }
 
   get invalid(): number {

@@ -82,8 +82,8 @@ class RingCase {
     const { ring } = this.#queue;
     const wrong = ring.attach(size, this.#ring.userAddresses);
     check(wrong === undefined, () => `attach: ${wrong}`);
-    this.#queue.prepare();
     ring.start(startIndex, { eventIdx, indirect: this.#indirect });
+    this.#queue.begin();
   }
 
   run(): void {

@@ -18,6 +18,7 @@ import {
   encodeVringState,
   FLAG_NEED_REPLY,
   FLAG_REPLY,
+  type Inflight,
   PROTOCOL_FEATURES,
   ProtocolError,
   RequestError,
@@ -32,6 +33,7 @@ import { socketPair } from '../driver/sockets.ts';
 const QUEUES = 4;
 const FEATURES = 1n << 40n;
 const none = new Uint8Array(0);
+const INFLIGHT = { mmapBytes: 8192, mmapOffset: 4096, queues: 4, queueSize: 128 };
 const region = { guestAddress: 4096, bytes: 8192, userAddress: 12288, mmapOffset: 0 };
 
 /** Notes each call; keeps the descriptors it is given; fails on demand. */
@@ -63,6 +65,13 @@ class Recorder implements BackendHandler {
   }
   removeMemoryRegion(removed: unknown): void {
     this.#note('remove', removed);
+  }
+  getInflight(queues: number, queueSize: number): { inflight: Inflight; fd: number } {
+    this.#note('get inflight', queues, queueSize);
+    return { inflight: { ...INFLIGHT, queues, queueSize }, fd: frontEnd.fd };
+  }
+  setInflight(inflight: Inflight): void {
+    this.#note('inflight', inflight);
   }
   setVringNum(index: number, num: number): void {
     this.#note('num', index, num);

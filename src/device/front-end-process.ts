@@ -1,0 +1,23 @@
+/** Which process is the front end, and what another one than the last may find in the store. */
+
+import { processStart } from '../native/process.ts';
+import { peerProcessId } from '../native/socket.ts';
+import type { ProcessIdentity } from '../store/store-header.ts';
+
+export const NEW_GUEST_POLICIES = ['empty', 'keep'] as const;
+export type NewGuestPolicy = (typeof NEW_GUEST_POLICIES)[number];
+
+/** One that cannot be seen: it is in another process namespace, say. */
+export const UNKNOWN_PROCESS: ProcessIdentity = { process: 0xffffffff, start: 0 };
+
+/** Who is at the other end; undefined where that cannot be seen. */
+export function frontEndOf(fd: number): ProcessIdentity | undefined {
+  const process = peerProcessId(fd);
+  const start = process === 0 ? undefined : processStart(process);
+  return start === undefined ? undefined : { process, start };
+}
+
+/** Unknown ones are never the same. */
+export function isSameProcess(last: ProcessIdentity, now: ProcessIdentity | undefined): boolean {
+  return last.process === now?.process && last.start === now.start;
+}

@@ -18,6 +18,7 @@ const CAPABILITIES = { type: 'block', features: [] };
 
 interface Options {
   socketPath?: string;
+  socketGroup?: string;
   fd?: string;
   printCapabilities?: boolean;
   name: string;
@@ -43,6 +44,7 @@ function command(): Command {
     .description('Compressed swap disk in host memory for a QEMU guest, over vhost-user-blk')
     .version(VERSION)
     .option('--socket-path <path>', 'listen for the front end (QEMU) on this Unix socket')
+    .option('--socket-group <group>', 'let this group connect there too (default: our own)')
     .option('--fd <number>', 'use this inherited socket, listening or connected, instead')
     .option('--print-capabilities', 'print what this back end can do as JSON, and exit')
     .option('--name <name>', 'device name; also its serial and swap label', 'ramzswap0')
@@ -124,10 +126,21 @@ function queueThreads(o: Options, numQueues: number): number {
   return count;
 }
 
-function daemonOptions(o: Options): DaemonOptions {
-  if ((o.socketPath === undefined) === (o.fd === undefined)) {
+function frontEndSocket({ socketPath, socketGroup, fd }: Options): DaemonOptions['socket'] {
+  if ((socketPath === undefined) === (fd === undefined)) {
     throw new UsageError('expected one of --socket-path PATH and --fd N');
   }
+  if (socketPath !== undefined) {
+    return { path: socketPath, ...(socketGroup === undefined ? {} : { group: socketGroup }) };
+  }
+  if (socketGroup !== undefined) {
+    throw new UsageError('--socket-group: expected --socket-path with it, not --fd');
+  }
+  return { fd: parseCount(fd ?? '', '--fd', 3, 2 ** 31 - 1) };
+}
+
+function daemonOptions(o: Options): DaemonOptions {
+  const socket = frontEndSocket(o);
   if (o.backingSwap !== undefined && o.disksize !== undefined) {
     throw new UsageError(
       '--disksize, --backing-swap: expected one of them; the disk is as large as the backing swap',
@@ -163,10 +176,7 @@ function daemonOptions(o: Options): DaemonOptions {
       : parseCount(o.incompressibleBytes, '--incompressible-bytes', 1, INCOMPRESSIBLE_BYTES_MAX);
   return {
     name: o.name,
-    socket:
-      o.socketPath === undefined
-        ? { fd: parseCount(o.fd ?? '', '--fd', 3, 2 ** 31 - 1) }
-        : { path: o.socketPath },
+    socket,
     controlPath: o.controlPath ?? defaultControlPath(o.socketPath),
     isControlOptional: o.controlPath === undefined,
     guestPageBytes: Number(o.guestPageSize),

@@ -13,7 +13,9 @@ import { formatBytes } from '../base/units.ts';
 import type { BlockDeviceOptions } from '../device/block-device.ts';
 import {
   abortWith,
+  CONTROL_ACCESS,
   exitNow,
+  frontEndAccess,
   isListening,
   type ListeningSocket,
   openListeningSocket,
@@ -34,7 +36,7 @@ const OBEY_MILLIS_MAX = 1000;
 
 export interface DaemonOptions extends DeviceWishes {
   /** Where the front end connects: a path to listen at, or an inherited descriptor. */
-  readonly socket: { readonly path: string } | { readonly fd: number };
+  readonly socket: { readonly path: string; readonly group?: string } | { readonly fd: number };
   readonly controlPath: string;
   /** The control path was not asked for: failure to create it is a warning. */
   readonly isControlOptional: boolean;
@@ -95,7 +97,9 @@ function openSockets(
   openControl(options, sockets, log, methods);
   const { name: device, socket } = options;
   if ('path' in socket) {
-    thread.order({ kind: 'listen', device, fd: listenAt(socket.path, sockets) });
+    const listening = openListeningSocket(socket.path, frontEndAccess(socket.group));
+    sockets.push(listening);
+    thread.order({ kind: 'listen', device, fd: listening.fd });
   } else {
     thread.order({ kind: isListening(socket.fd) ? 'listen' : 'adopt', device, fd: socket.fd });
   }
@@ -108,12 +112,6 @@ function openLog(level: string): Logger {
   return pino({ name: 'ramzswapd', level }, destination);
 }
 
-function listenAt(path: string, sockets: ListeningSocket[]): number {
-  const listening = openListeningSocket(path);
-  sockets.push(listening);
-  return listening.fd;
-}
-
 function openControl(
   options: DaemonOptions,
   sockets: ListeningSocket[],
@@ -121,7 +119,9 @@ function openControl(
   methods: Methods,
 ): void {
   try {
-    serveControl(listenAt(options.controlPath, sockets), methods);
+    const listening = openListeningSocket(options.controlPath, CONTROL_ACCESS);
+    sockets.push(listening);
+    serveControl(listening.fd, methods);
   } catch (error) {
     const isExpected = error instanceof RefusedError || error instanceof SystemError;
     if (!isExpected || !options.isControlOptional) throw error;

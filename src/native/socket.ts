@@ -3,7 +3,16 @@
  * All sockets made or adopted here are non-blocking and close-on-exec.
  */
 
-import { linkSync, lstatSync, mkdtempSync, openSync, rmSync, unlinkSync } from 'node:fs';
+import {
+  chmodSync,
+  lchownSync,
+  linkSync,
+  lstatSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  unlinkSync,
+} from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { assert } from '../base/assert.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
@@ -97,12 +106,22 @@ export function connectUnix(path: string): number {
   throw new SystemError('connect', errno, path);
 }
 
+/** Who may connect: what the file's permissions let write to it. */
+export interface SocketAccess {
+  readonly mode: number;
+  /** Its group; default: the process's own. */
+  readonly groupId?: number;
+}
+
+const OWNER_ONLY: SocketAccess = { mode: 0o600 };
+
 /**
  * Listens at `path`. A socket file that nobody listens on is replaced; a live one is refused.
- * The file appears only once connections are accepted: it is bound under a private name in the
- * same folder, then linked, which also fails when somebody else was faster.
+ * The file appears only once connections are accepted and its permissions are what they will be,
+ * whatever the umask: it is bound in a folder that nobody else may enter, then linked, which also
+ * fails when somebody else was faster.
  */
-export function listenUnix(path: string): number {
+export function listenUnix(path: string, { mode, groupId }: SocketAccess = OWNER_ONLY): number {
   socketAddress(path);
   removeStaleSocket(path);
   const fd = unixSocket();
@@ -115,7 +134,10 @@ export function listenUnix(path: string): number {
     const address = socketAddress(`/proc/self/fd/${folderFd}/socket`);
     checked('bind', () => c.bind(fd, address, address.length), path);
     checked('listen', () => c.listen(fd, BACKLOG), path);
-    linkSync(join(privateFolder, 'socket'), path);
+    const bound = join(privateFolder, 'socket');
+    if (groupId !== undefined) lchownSync(bound, -1, groupId);
+    chmodSync(bound, mode);
+    linkSync(bound, path);
   } catch (error) {
     closeFd(fd);
     throw systemErrorOf(error, path);

@@ -63,17 +63,22 @@ export class Daemon {
     });
   }
 
-  /** Starts a daemon that listens in a folder of its own, and waits for its socket. */
+  /**
+   * Starts a daemon that listens in a folder of its own, and waits for its socket. `wrapper`: a
+   * program, with its arguments, that becomes what it is given to run.
+   */
   static async start(
     args: readonly string[] = [],
     env = {},
     folder = makeFolder(),
     nodeFlags: readonly string[] = [],
+    wrapper: readonly string[] = [],
   ): Promise<Daemon> {
     const path = join(folder.path, 'vhost.sock');
     const disksize = args.includes('--backing-swap') ? [] : ['--disksize', '64M'];
     const all = ['--socket-path', path, ...disksize, ...args];
-    const child = execa(process.execPath, [...nodeFlags, RAMZSWAPD, ...all], {
+    const [program, ...rest] = [...wrapper, process.execPath, ...nodeFlags, RAMZSWAPD, ...all];
+    const child = execa(program!, rest, {
       reject: false,
       stdin: 'ignore',
       env,

@@ -1,7 +1,20 @@
 /** Unix sockets: listening places, connections, bytes and the descriptors that travel with them. */
 
-import { existsSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import {
+  existsSync,
+  lstatSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
 import { AssertionError } from '../../src/base/assert.ts';
 import { RefusedError, SystemError } from '../../src/base/errors.ts';
@@ -25,6 +38,7 @@ import {
   identityOf,
   isCloseOnExec,
   isNonBlocking,
+  isRoot,
   withFolder,
 } from '../models/descriptors.ts';
 import { sendManyFds } from './send-many-fds.ts';
@@ -140,6 +154,68 @@ describe('a listening place', () => {
       );
       expect(() => connectUnix(join(folder, 'none'))).toThrow(/none: connect: ENOENT/);
       expect(countOpenFds()).toBe(before);
+    });
+  });
+});
+
+/** Looks at `path` as fast as it can until told to stop; then posts the permissions it has seen. */
+const SPY = `
+  const { parentPort, workerData: { path, stop } } = require('node:worker_threads');
+  const { lstatSync } = require('node:fs');
+  const seen = new Set();
+  parentPort.postMessage('looking');
+  while (Atomics.load(stop, 0) === 0) {
+    const found = lstatSync(path, { throwIfNoEntry: false });
+    if (found !== undefined) seen.add(found.mode & 0o7777);
+  }
+  parentPort.postMessage([...seen]);
+`;
+
+describe('permissions of a listening place', () => {
+  it.each([0o000, 0o022, 0o777])('are what was asked for with umask %o', (umask) => {
+    withFolder((folder) => {
+      const before = process.umask(umask);
+      try {
+        for (const mode of [0o600, 0o660]) {
+          const path = join(folder, `${mode}.sock`);
+          closeFd(listenUnix(path, { mode }));
+          expect(lstatSync(path).mode & 0o7777).toBe(mode);
+        }
+        closeFd(listenUnix(join(folder, 'default.sock')));
+        expect(lstatSync(join(folder, 'default.sock')).mode & 0o7777).toBe(0o600);
+      } finally {
+        process.umask(before);
+      }
+    });
+  });
+
+  it('are never others, not even for the moment in which it is made', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'rz-test-'));
+    const path = join(folder, 'spied.sock');
+    const stop = new Int32Array(new SharedArrayBuffer(4));
+    const spy = new Worker(SPY, { eval: true, workerData: { path, stop } });
+    const before = process.umask(0);
+    try {
+      await once(spy, 'message');
+      for (let i = 0; i < 500; i++) {
+        closeFd(listenUnix(path, { mode: 0o660 }));
+        unlinkSync(path);
+      }
+      Atomics.store(stop, 0, 1);
+      expect(await once(spy, 'message')).toEqual([[0o660]]);
+    } finally {
+      process.umask(before);
+      await spy.terminate();
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  it.skipIf(!isRoot)('let in the group that was asked for (needs root)', () => {
+    withFolder((folder) => {
+      const path = join(folder, 'group.sock');
+      closeFd(listenUnix(path, { mode: 0o660, groupId: 54321 }));
+      expect(lstatSync(path)).toMatchObject({ gid: 54321, uid: 0 });
+      expect(lstatSync(path).mode & 0o7777).toBe(0o660);
     });
   });
 });

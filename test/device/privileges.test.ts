@@ -1,0 +1,114 @@
+/** The built daemon's privileges: it needs none, and gives away no more than it was told to. */
+
+import { lstatSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { execa } from 'execa';
+import { afterEach, describe, expect, it } from 'vitest';
+import { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from '../../src/virtio-blk/protocol.ts';
+import { AttachedDriver, Daemon, isBuilt, RAMZSWAPD, RZSCONTROL } from '../driver/daemon.ts';
+import { AS_NOBODY, NOBODY, nobodysFolder, whyNotNobody } from '../driver/nobody.ts';
+import { Random } from '../driver/random.ts';
+import { makeFolder } from '../driver/sockets.ts';
+
+const cleanUps: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
+});
+
+const obstacle = isBuilt ? whyNotNobody() : 'dist/ is missing: run "npm run build"';
+if (obstacle !== undefined) console.warn(`privileges.test.ts: SKIPPED in part: ${obstacle}`);
+
+async function daemonWith(args: readonly string[] = [], wrapper: readonly string[] = []) {
+  const folder = wrapper.length > 0 ? nobodysFolder() : makeFolder();
+  const daemon = await Daemon.start(args, {}, folder, [], wrapper);
+  cleanUps.push(() => daemon.stop());
+  return daemon;
+}
+
+/** Writes pages of noise and reads them back. */
+function useDisk(daemon: Daemon): void {
+  const attached = AttachedDriver.connect(daemon);
+  cleanUps.push(() => attached.close());
+  const { driver } = attached;
+  const data = new Random(7).bytes(16 * 4096);
+  driver.submit({ type: VIRTIO_BLK_T_OUT, sector: 80, data });
+  driver.flush();
+  expect(attached.completeAll()).toMatchObject([{ status: 0 }]);
+  driver.submit({ type: VIRTIO_BLK_T_IN, sector: 80, inBytes: data.length });
+  driver.flush();
+  const [done] = attached.completeAll();
+  expect(Buffer.compare(done!.data, data)).toBe(0);
+}
+
+const modeOf = (path: string) => (lstatSync(path).mode & 0o7777).toString(8);
+const statusField = (pid: number, name: string) =>
+  new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1];
+
+describe.skipIf(!isBuilt)('sockets', () => {
+  it('let in the group at the front end’s, and the owner alone at the control socket', async () => {
+    const daemon = await daemonWith();
+    expect([modeOf(daemon.socketPath), modeOf(daemon.controlPath)]).toEqual(['660', '600']);
+    expect(lstatSync(daemon.socketPath).gid).toBe(process.getgid!());
+  });
+
+  it.skipIf(obstacle !== undefined).each([
+    ['daemon', 1],
+    ['54321', 54321],
+  ])('are of group %s where that is asked for', async (group, id) => {
+    const daemon = await daemonWith(['--socket-group', group]);
+    expect(lstatSync(daemon.socketPath).gid).toBe(id);
+    expect(lstatSync(daemon.controlPath).gid).toBe(process.getgid!());
+    expect([modeOf(daemon.socketPath), modeOf(daemon.controlPath)]).toEqual(['660', '600']);
+  });
+
+  it.each([
+    [
+      ['--socket-group', 'no-such-group-here'],
+      1,
+      /socket group 'no-such-group-here': no such group/,
+    ],
+    [['--socket-group', '4294967295'], 1, /expected 4294967294 at most, got 4294967295/],
+    [['--socket-group', ''], 1, /socket group '': no such group/],
+  ])('are not made for %j: status %i', async (args, status, message) => {
+    const folder = makeFolder();
+    cleanUps.push(folder.remove);
+    const socket = ['--socket-path', join(folder.path, 's'), '--disksize', '16M'];
+    const result = await execa(process.execPath, [RAMZSWAPD, ...socket, ...args], {
+      reject: false,
+    });
+    expect(result.exitCode).toBe(status);
+    expect(result.stderr).toMatch(message);
+    expect(lstatSync(join(folder.path, 's'), { throwIfNoEntry: false })).toBeUndefined();
+  });
+
+  it('have no group where an open one is handed over: usage, status 2', async () => {
+    const args = [RAMZSWAPD, '--fd', '3', '--socket-group', 'daemon'];
+    const result = await execa(process.execPath, args, { reject: false });
+    expect(result.exitCode).toBe(2);
+    expect(result.stderr).toMatch(/--socket-group: expected --socket-path with it/);
+  });
+});
+
+describe.skipIf(obstacle !== undefined)('as nobody, without a capability', () => {
+  it.each([1, 2])('it serves a disk and gives statistics, %i queue threads', async (threads) => {
+    const daemon = await daemonWith(['--queue-threads', `${threads}`], AS_NOBODY);
+    expect(statusField(daemon.pid, 'Uid')).toBe([NOBODY, NOBODY, NOBODY, NOBODY].join('\t'));
+    for (const set of ['CapPrm', 'CapEff', 'CapBnd', 'CapAmb']) {
+      expect([set, statusField(daemon.pid, set)]).toEqual([set, '0000000000000000']);
+    }
+    expect(lstatSync(daemon.socketPath)).toMatchObject({ uid: NOBODY, gid: NOBODY });
+    useDisk(daemon);
+    const tool = [RZSCONTROL, '--control-path', daemon.controlPath, 'ramzswap0', '--stats'];
+    const [program, ...args] = [...AS_NOBODY, process.execPath, ...tool];
+    expect((await execa(program!, args, { cwd: '/' })).stdout).toContain('PagesStored: 17');
+  });
+
+  it('it may give its socket to a group of its own, and is told that it may to no other', async () => {
+    const member = AS_NOBODY.map((arg) => (arg === '--clear-groups' ? '--groups=54321' : arg));
+    const daemon = await daemonWith(['--socket-group', '54321'], member);
+    expect(lstatSync(daemon.socketPath)).toMatchObject({ uid: NOBODY, gid: 54321 });
+    await expect(daemonWith(['--socket-group', '54322'], member)).rejects.toThrow(
+      /vhost.sock: expected a socket group that this process is a member of .*, got group 54322/,
+    );
+  });
+});

@@ -29,6 +29,7 @@ interface Options {
   poolLimit?: string;
   storeDir?: string;
   onNewGuest: NewGuestPolicy;
+  mlock?: boolean;
   numQueues: string;
   queueThreads: string;
   controlPath?: string;
@@ -88,6 +89,7 @@ function command(): Command {
         .choices(NEW_GUEST_POLICIES)
         .default('empty'),
     )
+    .option('--mlock', 'never let the host swap out the memory of stored pages')
     .option('--num-queues <n>', 'request queues offered to the guest', '64')
     .option('--queue-threads <n>', 'threads that serve them (without a backing swap)', '1')
     .option('--control-path <path>', 'control socket (default: SOCKET.control)')
@@ -184,6 +186,7 @@ function daemonOptions(o: Options): DaemonOptions {
     queueThreads: queueThreads(o, numQueues),
     onNewGuest: o.onNewGuest,
     logLevel: o.logLevel,
+    isLocked: o.mlock === true,
     ...(diskBytes === undefined ? {} : { diskBytes }),
     ...(diskBytesMax === undefined ? {} : { diskBytesMax }),
     ...(guestRamBytes === undefined ? {} : { guestRamBytes }),

@@ -41,6 +41,7 @@ export interface DeviceWishes {
   readonly onNewGuest?: NewGuestPolicy;
   /** Directory on a tmpfs where the store is kept. */
   readonly storeDirectory?: string;
+  readonly isLocked?: boolean;
 }
 
 interface Log {
@@ -60,7 +61,7 @@ export function deviceOptions(
   log: Log,
   hasFaults: boolean,
 ): BlockDeviceOptions {
-  const { name, guestPageBytes, numQueues, queueThreads = 1 } = wishes;
+  const { name, guestPageBytes, numQueues, queueThreads = 1, isLocked = false } = wishes;
   const { poolLimitBytes, backingSwap } = wishes;
   const ram = ramOf(wishes);
   const file = backingSwap === undefined ? undefined : openBackingFile(backingSwap, guestPageBytes);
@@ -80,7 +81,7 @@ export function deviceOptions(
   const io = wishes.backingIo ?? 'auto';
   const files = storeFiles(wishes, diskBytesMax, file);
   return {
-    ...{ name, diskBytes, diskBytesMax, guestPageBytes, numQueues, queueThreads },
+    ...{ name, diskBytes, diskBytesMax, guestPageBytes, numQueues, queueThreads, isLocked },
     incompressibleBytes,
     ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
     ...(files === undefined ? {} : { files }),

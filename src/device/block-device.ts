@@ -83,6 +83,8 @@ export interface BlockDeviceOptions {
   /** Threads that serve the queues: the reactor's, and so many less one of its queue threads. */
   readonly queueThreads?: number;
   readonly poolLimitBytes?: number;
+  /** The store's memory is never swapped out. */
+  readonly isLocked?: boolean;
   /** A page that compresses to more is incompressible. */
   readonly incompressibleBytes?: number;
   readonly backing?: BackingOptions;
@@ -466,12 +468,13 @@ export class BlockDevice implements BackendHandler {
 
 function storeOptions(options: BlockDeviceOptions): PageStoreOptions {
   const { name, diskBytes, diskBytesMax = diskBytes, backing, queueThreads = 1 } = options;
-  const { poolLimitBytes, incompressibleBytes } = options;
+  const { poolLimitBytes, incompressibleBytes, isLocked = false } = options;
   return {
     name,
     slots: diskBytes / PAGE_BYTES,
     slotsMax: diskBytesMax / PAGE_BYTES,
     threads: queueThreads,
+    isLocked,
     ...(backing === undefined ? {} : { hasBacking: true, backing: backing.identity }),
     ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
     ...(incompressibleBytes === undefined ? {} : { incompressibleBytes }),

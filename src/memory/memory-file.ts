@@ -3,10 +3,10 @@
  * of an arena. Sparse: only touched or reserved pages hold memory.
  */
 
-import { RefusedError, SystemError } from '../base/errors.ts';
+import { errnoText, RefusedError, SystemError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES, roundUp } from '../base/units.ts';
 import { closeFd, createMemfd, reserveRange } from '../native/fd.ts';
-import { mapFileOver } from '../native/mapping.ts';
+import { lockableBytes, lockOnFault, mapFileOver } from '../native/mapping.ts';
 import { Window } from './window.ts';
 
 /** A memory file of `bytes`, all holes; it lives as long as its fd and its mappings. */
@@ -41,6 +41,22 @@ export function mapFileWindow(fd: number, fileOffset: number, bytes: number): Wi
   const window = makeWindow(length);
   mapFileOver(window.u8, 0, length, fd, fileOffset);
   return window;
+}
+
+/**
+ * Keeps all memory of these buffers (windows') that is there, or ever will be, from being swapped
+ * out. Throws RefusedError, which names `neededBytes`: what all that is to be locked comes to.
+ */
+export function lockBuffers(buffers: readonly ArrayBuffer[], neededBytes: number): void {
+  for (const buffer of buffers) {
+    const result = lockOnFault(new Uint8Array(buffer), 0, buffer.byteLength);
+    if (result === 0) continue;
+    const [needed, limit] = [neededBytes, lockableBytes()].map((bytes) => bytes / 1024);
+    throw new RefusedError(
+      `locking the store in memory: mlock2: ${errnoText(-result)}: expected RLIMIT_MEMLOCK of ` +
+        `${needed} KiB at least, or CAP_IPC_LOCK, got ${limit} KiB`,
+    );
+  }
 }
 
 function makeWindow(bytes: number): Window {

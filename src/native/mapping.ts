@@ -10,7 +10,7 @@
 import { assert } from '../base/assert.ts';
 import { SystemError } from '../base/errors.ts';
 import { PAGE_BYTES } from '../base/units.ts';
-import { addressOf, lastErrno, libcFunction, viewAt } from './libc.ts';
+import { addressOf, checked, lastErrno, libcFunction, orErrno, viewAt } from './libc.ts';
 
 const PROT_READ_WRITE = 3;
 const MAP_SHARED = 0x01;
@@ -20,11 +20,16 @@ const MAP_ANONYMOUS = 0x20;
 const MAP_NORESERVE = 0x4000;
 const MAP_POPULATE = 0x8000;
 const MADV_DONTNEED = 4;
+const MLOCK_ONFAULT = 1;
+const RLIMIT_MEMLOCK = 8;
+const RLIM_INFINITY = 2n ** 64n - 1n;
 
 const c = {
   // The result is an integer: compared with what was asked for, or the place of a view for good.
   mmap: libcFunction('intptr_t mmap(void *, size_t, int prot, int flags, int fd, int64_t offset)'),
   madvise: libcFunction('int madvise(void *, size_t, int advice)'),
+  mlock2: libcFunction('int mlock2(const void *, size_t, unsigned int flags)'),
+  getrlimit: libcFunction('int getrlimit(int resource, void *limit)'),
 };
 
 /** Maps `length` bytes of a file, from `fileOffset`, shared, over `view` at `offset`. */
@@ -70,6 +75,22 @@ export function mapAnonymousOver(view: Uint8Array, offset: number, length: numbe
 export function forgetResidentPages(view: Uint8Array, offset: number, length: number): boolean {
   const target = mappableRange(view, offset, length);
   return c.madvise(target, length, MADV_DONTNEED) === 0;
+}
+
+/**
+ * Keeps the pages of a range in memory, each from its first touch through this range on. They can
+ * still be given back: punching a hole into their file does. Returns 0 or the negated errno.
+ */
+export function lockOnFault(view: Uint8Array, offset: number, length: number): number {
+  const target = mappableRange(view, offset, length);
+  return orErrno(c.mlock2(target, length, MLOCK_ONFAULT));
+}
+
+/** How many bytes this process may lock without privilege. */
+export function lockableBytes(): number {
+  const limit = new BigUint64Array(2);
+  checked('getrlimit', () => c.getrlimit(RLIMIT_MEMLOCK, new Uint8Array(limit.buffer)));
+  return limit[0] === RLIM_INFINITY ? Number.POSITIVE_INFINITY : Number(limit[0]);
 }
 
 /** The bytes to add to `offset` so that its address becomes a multiple of `alignment`. */

@@ -96,6 +96,8 @@ export interface StoreShape {
   readonly hasBacking?: boolean;
   /** Threads that serve queues over it. Default 1. */
   readonly threads?: number;
+  /** It stays in memory, whatever else the host would like to have there. */
+  readonly isLocked?: boolean;
 }
 
 export interface StoreLayout {

@@ -4,7 +4,7 @@
  * own over the same files.
  */
 
-import { mapFileWindow } from '../memory/memory-file.ts';
+import { lockBuffers, mapFileWindow } from '../memory/memory-file.ts';
 import { LOCK_WORDS, SpinLock } from '../memory/spin-lock.ts';
 import { Arena } from '../xvmalloc/arena.ts';
 import { MappedArenaFile } from '../xvmalloc/arena-file.ts';
@@ -56,7 +56,7 @@ export function mapStore(shape: StoreShape, { fd, arenaFd }: StoreFiles): Mapped
 
 /** A store that exists, as thread `thread` has it. */
 export function joinStore(shared: SharedStore, thread: number): MappedStore {
-  const { slots, hasBacking = false, threads = 1 } = shared;
+  const { slots, hasBacking = false, threads = 1, isLocked = false } = shared;
   const layout = storeLayout(shared);
   const file = mapFileWindow(shared.fd, 0, layout.bytes);
   const { buffer } = file.memory;
@@ -64,6 +64,7 @@ export function joinStore(shared: SharedStore, thread: number): MappedStore {
   const { arenaPages } = layout;
   const arenaFile = new MappedArenaFile(shared.arenaFd, arenaPages);
   const arena = new Arena(arenaFile, arenaPages, arenaState(file, layout), isShared);
+  if (isLocked) lockStore(buffer, arena, threads);
   const stateWords = Xvmalloc.stateWords(arena.blocks, threads);
   const lists = new Int32Array(buffer, layout.lists, stateWords);
   const figures = headerFigures(file);
@@ -80,4 +81,14 @@ export function joinStore(shared: SharedStore, thread: number): MappedStore {
     arena,
     objects: new Xvmalloc(arena, lists, thread, threads),
   };
+}
+
+/**
+ * Pages are locked by the mapping through which they are touched, so each thread locks its own; what
+ * counts is address space, once for each of them.
+ */
+function lockStore(bookkeeping: ArrayBuffer, arena: Arena, threads: number): void {
+  const buffers = [bookkeeping, ...arena.segments.map(({ buffer }) => buffer as ArrayBuffer)];
+  const bytes = buffers.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  lockBuffers(buffers, bytes * threads);
 }

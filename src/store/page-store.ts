@@ -81,6 +81,8 @@ export interface PageStoreOptions {
   readonly hasBacking?: boolean;
   /** Threads that use it, each by an object of its own. Default 1. */
   readonly threads?: number;
+  /** It is never swapped out. Default false. */
+  readonly isLocked?: boolean;
 }
 
 /** What is to be mapped for it. */
@@ -89,8 +91,9 @@ export function storeShape({
   slotsMax = slots,
   hasBacking = false,
   threads = 1,
+  isLocked = false,
 }: PageStoreOptions): StoreShape {
-  return { slots: slotsMax, hasBacking, threads };
+  return { slots: slotsMax, hasBacking, threads, isLocked };
 }
 
 function identityOf(options: PageStoreOptions): StoreIdentity {

@@ -1,5 +1,6 @@
 /** The built daemon's privileges: it needs none, and gives away no more than it was told to. */
 
+import { spawnSync } from 'node:child_process';
 import { lstatSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { execa } from 'execa';
@@ -9,6 +10,7 @@ import { AttachedDriver, Daemon, isBuilt, RAMZSWAPD, RZSCONTROL } from '../drive
 import { AS_NOBODY, NOBODY, nobodysFolder, whyNotNobody } from '../driver/nobody.ts';
 import { Random } from '../driver/random.ts';
 import { makeFolder } from '../driver/sockets.ts';
+import { lockedKilobytes } from '../models/descriptors.ts';
 
 const cleanUps: (() => unknown)[] = [];
 afterEach(async () => {
@@ -110,5 +112,50 @@ describe.skipIf(obstacle !== undefined)('as nobody, without a capability', () =>
     await expect(daemonWith(['--socket-group', '54322'], member)).rejects.toThrow(
       /vhost.sock: expected a socket group that this process is a member of .*, got group 54322/,
     );
+  });
+});
+
+/** A disk so small that what is needed is below the limit that systems have by default, 8 MiB. */
+const SMALL = ['--mlock', '--disksize', '1M'];
+const SMALL_KILOBYTES = 8192;
+const { status: limitStatus } = spawnSync('prlimit', [
+  `--memlock=${SMALL_KILOBYTES * 1024}`,
+  'true',
+]);
+if (limitStatus !== 0) console.warn('privileges.test.ts: SKIPPED: --mlock wants a limit of 8 MiB');
+
+describe.skipIf(obstacle !== undefined || limitStatus !== 0)('--mlock', () => {
+  const limited = (kilobytes: number) => [
+    ...['prlimit', `--memlock=${kilobytes * 1024}:${kilobytes * 1024}`],
+    ...AS_NOBODY,
+  ];
+  /** What a refusal says that is needed. */
+  async function neededFor(args: readonly string[]): Promise<number> {
+    const refusal = await daemonWith(args, limited(64)).catch(({ message }: Error) => message);
+    const needed = /expected RLIMIT_MEMLOCK of (\d+) KiB at least, .*, got 64 KiB/.exec(
+      `${refusal}`,
+    );
+    expect(refusal).toMatch(needed === null ? /expected RLIMIT_MEMLOCK/ : /mlock2: ENOMEM/);
+    return Number(needed![1]);
+  }
+
+  it.each([1, 2])(
+    'needs as much as it says, with which the store is locked as it is used, %i threads',
+    async (threads) => {
+      const args = [...SMALL, '--queue-threads', `${threads}`];
+      const needed = await neededFor(args);
+      await expect(daemonWith(args, limited(needed - 4))).rejects.toThrow(`of ${needed} KiB`);
+      const daemon = await daemonWith(args, limited(needed));
+      expect(statusField(daemon.pid, 'VmLck')).toBe(`${needed} kB`);
+      const before = lockedKilobytes(daemon.pid, 'memfd:ramzswap-arena');
+      useDisk(daemon);
+      expect(lockedKilobytes(daemon.pid, 'memfd:ramzswap-arena') - before).toBe(16 * 4);
+    },
+  );
+
+  it('locks nothing unasked', async () => {
+    const daemon = await daemonWith([], AS_NOBODY);
+    useDisk(daemon);
+    expect(statusField(daemon.pid, 'VmLck')).toBe('0 kB');
   });
 });

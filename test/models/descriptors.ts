@@ -30,6 +30,18 @@ export function pagesHeldBy(fd: number): number {
   return (fstatSync(fd).blocks * 512) / PAGE_BYTES;
 }
 
+/** Of a process's mappings of files whose path has `name` in it: kilobytes that are locked. */
+export function lockedKilobytes(pid: number, name: string): number {
+  let isNamed = false;
+  let sum = 0;
+  for (const line of readFileSync(`/proc/${pid}/smaps`, 'utf8').split('\n')) {
+    if (/^[0-9a-f]+-[0-9a-f]+ /.test(line)) isNamed = line.includes(name);
+    const locked = /^Locked:\s*(\d+) kB/.exec(line);
+    if (isNamed && locked !== null) sum += Number(locked[1]);
+  }
+  return sum;
+}
+
 export function isCloseOnExec(fd: number): boolean {
   return (flagsOf(fd) & O_CLOEXEC) !== 0;
 }

@@ -1,17 +1,20 @@
 /** Mapping files over memory that JavaScript holds: shared both ways, undone, in bounds. */
 
-import { readSync, writeSync } from 'node:fs';
+import { readFileSync, readSync, writeSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { AssertionError } from '../../src/base/assert.ts';
 import { SystemError } from '../../src/base/errors.ts';
 import { createEventFd } from '../../src/native/eventfd.ts';
-import { closeFd, createMemfd } from '../../src/native/fd.ts';
+import { closeFd, createMemfd, punchRange } from '../../src/native/fd.ts';
 import {
   bytesToAlignment,
   forgetResidentPages,
+  lockableBytes,
+  lockOnFault,
   mapAnonymousOver,
   mapFileOver,
 } from '../../src/native/mapping.ts';
+import { lockedKilobytes } from '../models/descriptors.ts';
 
 const PAGE = 4096;
 let view: Uint8Array;
@@ -139,4 +142,35 @@ it('counts the bytes to an alignment from the address, not from the offset', () 
   }
   expect(bytesToAlignment(view, 0, PAGE)).toBe(0);
   expect(bytesToAlignment(view.subarray(100), 0, PAGE)).toBe(PAGE - 100);
+});
+
+describe('locked memory', () => {
+  const locked = () => lockedKilobytes(process.pid, 'memfd:test');
+
+  it('is what was touched since, and no longer what was punched out of the file', () => {
+    mapFileOver(view, 0, 8 * PAGE, fd, 0);
+    view[0] = 1;
+    expect(locked()).toBe(0);
+    expect(lockOnFault(view, 0, 4 * PAGE)).toBe(0);
+    view[PAGE] = 1;
+    view[3 * PAGE] = 1;
+    view[7 * PAGE] = 1;
+    // The first page was in the page table already, and is locked at once.
+    expect(locked()).toBe(12);
+    expect(punchRange(fd, 3 * PAGE, PAGE)).toBe(0);
+    expect(locked()).toBe(8);
+    expect(view[3 * PAGE]).toBe(0);
+    // It keeps the kernel from forgetting it, so nobody may rely on both.
+    expect(forgetResidentPages(view, 0, PAGE)).toBe(false);
+  });
+
+  it('is counted against the limit that the kernel names', () => {
+    const line = /^Max locked memory\s+(\w+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))!;
+    const expected = line[1] === 'unlimited' ? Number.POSITIVE_INFINITY : Number(line[1]);
+    expect(lockableBytes()).toBe(expected);
+  });
+
+  it('is not what lies outside the view', () => {
+    expect(() => lockOnFault(view, 0, view.length + PAGE)).toThrow(AssertionError);
+  });
 });

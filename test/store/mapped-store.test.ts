@@ -8,7 +8,7 @@ import { FIGURES_BYTES, HEADER, headerFigures, storeLayout } from '../../src/sto
 import { joinStore, makeStore } from '../../src/store/mapped-store.ts';
 import { PageStore } from '../../src/store/page-store.ts';
 import { COUNTER, sumCounter } from '../../src/store/statistics.ts';
-import { pagesHeldBy } from '../models/descriptors.ts';
+import { lockedKilobytes, pagesHeldBy } from '../models/descriptors.ts';
 
 it('says what it is in its first bytes, when it is complete', () => {
   const { mapped } = PageStore.make({ name: 'swap7', slots: 1000 });
@@ -64,4 +64,30 @@ it('begins empty, all of it reserved, and cannot shrink', () => {
   const { bytes } = storeLayout({ slots: 2 ** 22 });
   expect(pagesHeldBy(store.shared.fd)).toBe(bytes / 4096);
   expect(isShrinkSealed(store.shared.fd)).toBe(true);
+});
+
+it('locked, is in memory where it is used, and gives back what is not', () => {
+  const store = makeStore({ slots: 256, isLocked: true });
+  const lockedArena = () => lockedKilobytes(process.pid, 'memfd:ramzswap-arena');
+  const before = lockedArena();
+  const pages = Array.from({ length: 100 }, () => store.arena.allocatePage());
+  for (const page of pages) store.arena.segments[0]!.fill(page, page * 1024, (page + 1) * 1024);
+  expect(lockedArena() - before).toBe(400);
+  expect(lockedKilobytes(process.pid, 'memfd:ramzswap-table')).toBeGreaterThan(0);
+  for (const page of pages) store.arena.freePage(page);
+  for (let i = 0; i < 2; i++) {
+    store.arena.markTrimInterval();
+    while (store.arena.trim());
+  }
+  expect([lockedArena() - before, pagesHeldBy(store.shared.arenaFd)]).toEqual([0, 1]);
+});
+
+it('is not locked unasked', () => {
+  const store = makeStore({ slots: 256 });
+  const name = 'memfd:ramzswap';
+  const before = lockedKilobytes(process.pid, name);
+  const page = store.arena.allocatePage();
+  store.arena.segments[0]!.fill(1, page * 1024, (page + 1) * 1024);
+  store.table.fill(1);
+  expect(lockedKilobytes(process.pid, name)).toBe(before);
 });

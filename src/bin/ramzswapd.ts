@@ -30,6 +30,7 @@ interface Options {
   storeDir?: string;
   onNewGuest: NewGuestPolicy;
   mlock?: boolean;
+  wipeOnFree?: boolean;
   numQueues: string;
   queueThreads: string;
   controlPath?: string;
@@ -90,6 +91,7 @@ function command(): Command {
         .default('empty'),
     )
     .option('--mlock', 'never let the host swap out the memory of stored pages')
+    .option('--wipe-on-free', 'zero the memory of pages that are freed or moved, at once')
     .option('--num-queues <n>', 'request queues offered to the guest', '64')
     .option('--queue-threads <n>', 'threads that serve them (without a backing swap)', '1')
     .option('--control-path <path>', 'control socket (default: SOCKET.control)')
@@ -187,6 +189,7 @@ function daemonOptions(o: Options): DaemonOptions {
     onNewGuest: o.onNewGuest,
     logLevel: o.logLevel,
     isLocked: o.mlock === true,
+    wipesOnFree: o.wipeOnFree === true,
     ...(diskBytes === undefined ? {} : { diskBytes }),
     ...(diskBytesMax === undefined ? {} : { diskBytesMax }),
     ...(guestRamBytes === undefined ? {} : { guestRamBytes }),

@@ -42,6 +42,7 @@ export interface DeviceWishes {
   /** Directory on a tmpfs where the store is kept. */
   readonly storeDirectory?: string;
   readonly isLocked?: boolean;
+  readonly wipesOnFree?: boolean;
 }
 
 interface Log {
@@ -61,7 +62,8 @@ export function deviceOptions(
   log: Log,
   hasFaults: boolean,
 ): BlockDeviceOptions {
-  const { name, guestPageBytes, numQueues, queueThreads = 1, isLocked = false } = wishes;
+  const { name, guestPageBytes, numQueues, queueThreads = 1 } = wishes;
+  const { isLocked = false, wipesOnFree = false } = wishes;
   const { poolLimitBytes, backingSwap } = wishes;
   const ram = ramOf(wishes);
   const file = backingSwap === undefined ? undefined : openBackingFile(backingSwap, guestPageBytes);
@@ -81,7 +83,16 @@ export function deviceOptions(
   const io = wishes.backingIo ?? 'auto';
   const files = storeFiles(wishes, diskBytesMax, file);
   return {
-    ...{ name, diskBytes, diskBytesMax, guestPageBytes, numQueues, queueThreads, isLocked },
+    ...{
+      name,
+      diskBytes,
+      diskBytesMax,
+      guestPageBytes,
+      numQueues,
+      queueThreads,
+      isLocked,
+      wipesOnFree,
+    },
     incompressibleBytes,
     ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
     ...(files === undefined ? {} : { files }),

@@ -85,6 +85,8 @@ export interface BlockDeviceOptions {
   readonly poolLimitBytes?: number;
   /** The store's memory is never swapped out. */
   readonly isLocked?: boolean;
+  /** Nothing of a page stays in the store's memory when it is freed, overwritten or moved. */
+  readonly wipesOnFree?: boolean;
   /** A page that compresses to more is incompressible. */
   readonly incompressibleBytes?: number;
   readonly backing?: BackingOptions;
@@ -469,12 +471,14 @@ export class BlockDevice implements BackendHandler {
 function storeOptions(options: BlockDeviceOptions): PageStoreOptions {
   const { name, diskBytes, diskBytesMax = diskBytes, backing, queueThreads = 1 } = options;
   const { poolLimitBytes, incompressibleBytes, isLocked = false } = options;
+  const { wipesOnFree = false } = options;
   return {
     name,
     slots: diskBytes / PAGE_BYTES,
     slotsMax: diskBytesMax / PAGE_BYTES,
     threads: queueThreads,
     isLocked,
+    wipesOnFree,
     ...(backing === undefined ? {} : { hasBacking: true, backing: backing.identity }),
     ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
     ...(incompressibleBytes === undefined ? {} : { incompressibleBytes }),

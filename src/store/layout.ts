@@ -98,6 +98,8 @@ export interface StoreShape {
   readonly threads?: number;
   /** It stays in memory, whatever else the host would like to have there. */
   readonly isLocked?: boolean;
+  /** What is freed is zeroed at once. */
+  readonly wipesOnFree?: boolean;
 }
 
 export interface StoreLayout {

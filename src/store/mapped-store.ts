@@ -57,13 +57,15 @@ export function mapStore(shape: StoreShape, { fd, arenaFd }: StoreFiles): Mapped
 /** A store that exists, as thread `thread` has it. */
 export function joinStore(shared: SharedStore, thread: number): MappedStore {
   const { slots, hasBacking = false, threads = 1, isLocked = false } = shared;
+  const { wipesOnFree = false } = shared;
   const layout = storeLayout(shared);
   const file = mapFileWindow(shared.fd, 0, layout.bytes);
   const { buffer } = file.memory;
   const isShared = threads > 1;
   const { arenaPages } = layout;
   const arenaFile = new MappedArenaFile(shared.arenaFd, arenaPages);
-  const arena = new Arena(arenaFile, arenaPages, arenaState(file, layout), isShared);
+  const state = arenaState(file, layout);
+  const arena = new Arena(arenaFile, arenaPages, state, isShared, wipesOnFree);
   if (isLocked) lockStore(buffer, arena, threads);
   const stateWords = Xvmalloc.stateWords(arena.blocks, threads);
   const lists = new Int32Array(buffer, layout.lists, stateWords);

@@ -83,6 +83,8 @@ export interface PageStoreOptions {
   readonly threads?: number;
   /** It is never swapped out. Default false. */
   readonly isLocked?: boolean;
+  /** Nothing of a page stays in the arena when it is freed, overwritten or moved. Default false. */
+  readonly wipesOnFree?: boolean;
 }
 
 /** What is to be mapped for it. */
@@ -92,8 +94,9 @@ export function storeShape({
   hasBacking = false,
   threads = 1,
   isLocked = false,
+  wipesOnFree = false,
 }: PageStoreOptions): StoreShape {
-  return { slots: slotsMax, hasBacking, threads, isLocked };
+  return { slots: slotsMax, hasBacking, threads, isLocked, wipesOnFree };
 }
 
 function identityOf(options: PageStoreOptions): StoreIdentity {
@@ -377,6 +380,8 @@ export class PageStore {
       return keep === KEEP_ANY ? this.#secureRaw(window, offset) : SLOT_EMPTY;
     }
     assert(bytes > FILL_OBJECT_BYTES_MAX, 'a compressed page is longer than a fill pattern');
+    // Whole words are kept: the last one would have bytes of an earlier page behind this one's.
+    if (this.#arena.wipesOnFree) window.u8.fill(0, WORK_OUT + bytes, WORK_OUT + bytes + 3);
     return this.#secureObject(window, WORK_OUT, bytes);
   }
 

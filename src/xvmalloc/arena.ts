@@ -27,7 +27,7 @@
 import { assert } from '../base/assert.ts';
 import { PAGE_BYTES } from '../base/units.ts';
 import { SpinLock } from '../memory/spin-lock.ts';
-import type { ArenaFile } from './arena-file.ts';
+import { type ArenaFile, SEGMENT_PAGES_SHIFT } from './arena-file.ts';
 import { BitTree } from './bit-tree.ts';
 
 export const PAGES_PER_BLOCK = 16;
@@ -41,6 +41,9 @@ export const BLOCK_RAW = 0x20;
 export const BLOCK_EVACUATED = 0x40;
 /** Shards of the allocator, one a thread. */
 export const SHARDS_MAX = 16;
+
+const PAGE_WORDS = PAGE_BYTES / 4;
+const SEGMENT_PAGES = 1 << SEGMENT_PAGES_SHIFT;
 
 /** Positions are 32-bit counts of 4-byte words: 16 GiB. */
 export const ARENA_PAGES_MAX = 2 ** 22;
@@ -79,6 +82,8 @@ export class Arena {
   readonly segments: readonly Int32Array[];
   readonly blockMap: Uint8Array;
   readonly blocks: number;
+  /** What is freed, a page or an object, is zeroed at once. */
+  readonly wipesOnFree: boolean;
 
   readonly #file: ArenaFile;
   readonly #pages: number;
@@ -96,10 +101,17 @@ export class Arena {
    * `file`: of `pages` × 4096 bytes, all holes; `state`: zeroed, or that of an arena which another
    * thread has made (then call no begin()).
    */
-  constructor(file: ArenaFile, pages: number, state: ArenaState, isShared = false) {
+  constructor(
+    file: ArenaFile,
+    pages: number,
+    state: ArenaState,
+    isShared = false,
+    wipesOnFree = false,
+  ) {
     assert(pages % PAGES_PER_BLOCK === 0 && pages <= ARENA_PAGES_MAX, 'an arena is whole blocks');
     this.blocks = pages / PAGES_PER_BLOCK;
     this.blockMap = state.blockMap;
+    this.wipesOnFree = wipesOnFree;
     this.#file = file;
     this.segments = file.segments;
     this.#pages = pages;
@@ -224,6 +236,7 @@ export class Arena {
     const state = this.#states[block]!;
     assert(page > 0 && this.blockMap[block] === BLOCK_RAW, 'a raw page lies in a raw block');
     assert((state & bit) !== 0, 'a page is freed once');
+    if (this.wipesOnFree) this.#wipe(page);
     this.#states[block] = state & ~bit;
     if ((state & ~bit & BLOCK_FULL) === 0) this.blockMap[block] = BLOCK_FREE;
     this.#classify(block);
@@ -272,6 +285,11 @@ export class Arena {
     this.#lock?.acquire();
     this.#shared[SHARED.spareLow] = this.sparePages;
     this.#lock?.release();
+  }
+
+  #wipe(page: number): void {
+    const start = (page % SEGMENT_PAGES) * PAGE_WORDS;
+    this.segments[page >>> SEGMENT_PAGES_SHIFT]!.fill(0, start, start + PAGE_WORDS);
   }
 
   #takePage(): number {

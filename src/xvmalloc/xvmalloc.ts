@@ -339,6 +339,7 @@ export class Xvmalloc {
     const isListed = (this.#blockMap[block]! & BLOCK_EVACUATED) === 0;
     let size = ((header & SIZE_MASK) + 3) & ~3;
     this.#liveWords[block]! -= 1 + (size >> 2);
+    if (this.#arena.wipesOnFree) this.#wipe(position, size >> 2);
     let after = (chunk + 1 + (size >> 2)) | 0;
     if (!startsBlock(after)) {
       const next = this.#read(after);
@@ -424,6 +425,11 @@ export class Xvmalloc {
     const list = listOf(size);
     shard.heads[list] = next;
     if (next === 0) shard.filled.remove(list);
+  }
+
+  #wipe(position: number, words: number): void {
+    const start = position & SEGMENT_WORD_MASK;
+    this.#segments[position >>> SEGMENT_SHIFT]!.fill(0, start, start + words);
   }
 
   #read(position: number): number {

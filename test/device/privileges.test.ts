@@ -1,15 +1,20 @@
 /** The built daemon's privileges: it needs none, and gives away no more than it was told to. */
 
 import { spawnSync } from 'node:child_process';
-import { lstatSync, readFileSync } from 'node:fs';
+import { closeSync, lstatSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { afterEach, describe, expect, it } from 'vitest';
-import { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from '../../src/virtio-blk/protocol.ts';
+import {
+  VIRTIO_BLK_T_DISCARD,
+  VIRTIO_BLK_T_IN,
+  VIRTIO_BLK_T_OUT,
+} from '../../src/virtio-blk/protocol.ts';
 import { AttachedDriver, Daemon, isBuilt, RAMZSWAPD, RZSCONTROL } from '../driver/daemon.ts';
 import { AS_NOBODY, NOBODY, nobodysFolder, whyNotNobody } from '../driver/nobody.ts';
 import { Random } from '../driver/random.ts';
 import { makeFolder } from '../driver/sockets.ts';
+import { tracesOf } from '../models/arena-scan.ts';
 import { lockedKilobytes } from '../models/descriptors.ts';
 
 const cleanUps: (() => unknown)[] = [];
@@ -159,3 +164,52 @@ describe.skipIf(obstacle !== undefined || limitStatus !== 0)('--mlock', () => {
     expect(statusField(daemon.pid, 'VmLck')).toBe('0 kB');
   });
 });
+
+describe.skipIf(!isBuilt)('--wipe-on-free', () => {
+  it.each([
+    [1, true],
+    [2, true],
+    [1, false],
+  ])(
+    'leaves nothing of a discarded page in memory, %i threads; asked for: %s',
+    async (threads, isAsked) => {
+      const args = ['--queue-threads', `${threads}`, ...(isAsked ? ['--wipe-on-free'] : [])];
+      const daemon = await daemonWith(args);
+      const attached = AttachedDriver.connect(daemon, { index: threads - 1 });
+      cleanUps.push(() => attached.close());
+      const pages = Array.from({ length: 8 }, (_, i) => new Random(i).bytes(4096).fill(0, 2000));
+      const { driver } = attached;
+      // Others stay, so that no block is given back with what is in it.
+      pages.concat(pages[0]!).forEach((data, i) => {
+        const header = { type: VIRTIO_BLK_T_OUT, sector: 8 * (10 + i) };
+        driver.submit({ ...header, data: i < 8 ? data : new Random(99).bytes(4096).fill(0, 900) });
+      });
+      driver.flush();
+      attached.completeAll();
+      const arena = openArena(daemon.pid);
+      expect(tracesOf(pages, arena)).toBeGreaterThan(0);
+      driver.submit({ type: VIRTIO_BLK_T_DISCARD, sector: 0, data: segment(80, 64) });
+      driver.flush();
+      expect(attached.completeAll()).toMatchObject([{ status: 0 }]);
+      if (isAsked) expect(tracesOf(pages, arena)).toBe(0);
+      else expect(tracesOf(pages, arena)).toBeGreaterThan(0);
+    },
+  );
+});
+
+/** struct virtio_blk_discard_write_zeroes. */
+function segment(sector: number, sectors: number): Uint8Array {
+  const bytes = new DataView(new ArrayBuffer(16));
+  bytes.setBigUint64(0, BigInt(sector), true);
+  bytes.setUint32(8, sectors, true);
+  return new Uint8Array(bytes.buffer);
+}
+
+/** The arena's file of a daemon. */
+function openArena(pid: number): number {
+  const folder = `/proc/${pid}/fd`;
+  const isArena = (name: string) => readlinkSync(`${folder}/${name}`).includes('ramzswap-arena');
+  const fd = openSync(`${folder}/${readdirSync(folder).find(isArena)}`, 'r');
+  cleanUps.push(() => closeSync(fd));
+  return fd;
+}

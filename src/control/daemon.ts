@@ -3,6 +3,7 @@
  * the control protocol, ends on SIGTERM.
  *
  *   start: reactor thread → device ready → control socket → vhost-user socket (the last to appear)
+ *          → the service manager is told, where there is one
  *   stop:  sockets removed → reactors ordered to end, 200 ms at most → the process ends
  */
 
@@ -21,6 +22,7 @@ import {
   openListeningSocket,
 } from '../device/endpoint.ts';
 import { ReactorThread } from '../device/reactor-thread.ts';
+import { ServiceManager } from '../device/service-manager.ts';
 import {
   changedMemlimit,
   type DeviceWishes,
@@ -52,12 +54,17 @@ export async function runDaemon(options: DaemonOptions): Promise<void> {
   process.on('unhandledRejection', (error) => abortWith('the control thread', error));
   const log = openLog(options.logLevel);
   const device = deviceOptions(options, log, HAS_FAULT_INJECTION);
+  const manager = new ServiceManager(process.env);
+  const tell = (state: string) => tellManager(manager, state, log);
   const { socket } = options;
   const isConnected = 'fd' in socket && !isListening(socket.fd);
   let connections = 0;
   const sockets: ListeningSocket[] = [];
   let thread: ReactorThread | undefined;
-  const stop = (why: string) => void stopDaemon(thread, sockets, log, why);
+  const stop = (why: string) => {
+    tell('STOPPING=1');
+    void stopDaemon(thread, sockets, log, why);
+  };
   process.once('SIGTERM', () => stop('SIGTERM'));
   process.once('SIGINT', () => stop('SIGINT'));
   thread = await ReactorThread.start([device], {
@@ -84,6 +91,7 @@ export async function runDaemon(options: DaemonOptions): Promise<void> {
     { device: device.name, disksize: device.diskBytes, socket },
     `${device.name}: ${formatBytes(device.diskBytes)} ready`,
   );
+  tell(`READY=1\nSTATUS=${device.name}: ${formatBytes(device.diskBytes)}`);
 }
 
 /** The control socket, then the front end's: whoever sees that may begin. */
@@ -102,6 +110,16 @@ function openSockets(
     thread.order({ kind: 'listen', device, fd: listening.fd });
   } else {
     thread.order({ kind: isListening(socket.fd) ? 'listen' : 'adopt', device, fd: socket.fd });
+  }
+}
+
+/** A manager that does not listen is its own trouble: the device serves. */
+function tellManager(manager: ServiceManager, state: string, log: Logger): void {
+  try {
+    manager.notify(state);
+  } catch (error) {
+    if (!(error instanceof SystemError) && !(error instanceof RefusedError)) throw error;
+    log.warn(`service manager not told: ${error.message}`);
   }
 }
 

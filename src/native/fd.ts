@@ -5,6 +5,9 @@
 import { assert } from '../base/assert.ts';
 import { checked, lastErrno, libcFunction } from './libc.ts';
 
+const F_GETFD = 1;
+const F_SETFD = 2;
+const FD_CLOEXEC = 1;
 const F_GETFL = 3;
 const F_SETFL = 4;
 const F_DUPFD_CLOEXEC = 1030;
@@ -38,6 +41,12 @@ export function closeFd(fd: number): void {
 /** A second fd for the same open file, close-on-exec. */
 export function duplicateFd(fd: number): number {
   return checked('fcntl(F_DUPFD_CLOEXEC)', () => c.fcntl(fd, F_DUPFD_CLOEXEC, 3));
+}
+
+/** No program that this one might start gets it. Not open: SystemError. */
+export function setCloseOnExec(fd: number): void {
+  const flags = checked('fcntl(F_GETFD)', () => c.fcntl(fd, F_GETFD, 0), `fd ${fd}`);
+  checked('fcntl(F_SETFD)', () => c.fcntl(fd, F_SETFD, flags | FD_CLOEXEC), `fd ${fd}`);
 }
 
 /** Reads and writes of this open file no longer wait; affects every holder of the description. */

@@ -21,6 +21,7 @@ import { addressOf, checked, lastErrno, libcFunction } from './libc.ts';
 
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
+const SOCK_DGRAM = 2;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
@@ -91,15 +92,30 @@ function socketAddress(path: string): Uint8Array {
   return address;
 }
 
-function unixSocket(): number {
-  const type = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC;
+function unixSocket(kind = SOCK_STREAM): number {
+  const type = kind | SOCK_NONBLOCK | SOCK_CLOEXEC;
   return checked('socket', () => c.socket(AF_UNIX, type, 0));
 }
 
 /** Connects to a listening Unix socket; throws SystemError with the path. */
 export function connectUnix(path: string): number {
+  return connectTo(socketAddress(path), path, unixSocket());
+}
+
+/**
+ * A socket that sends datagrams to the one at `path`; `@name` is one of the abstract name space,
+ * without a file. Throws SystemError with the path.
+ */
+export function connectDatagram(path: string): number {
   const address = socketAddress(path);
-  const fd = unixSocket();
+  const isAbstract = path.startsWith('@');
+  if (isAbstract) address[2] = 0;
+  // An abstract name ends where the address does, a path with its NUL.
+  const used = isAbstract ? address.slice(0, -1) : address;
+  return connectTo(used, path, unixSocket(SOCK_DGRAM));
+}
+
+function connectTo(address: Uint8Array, path: string, fd: number): number {
   if (c.connect(fd, address, address.length) === 0) return fd;
   const errno = lastErrno();
   closeFd(fd);
@@ -211,12 +227,22 @@ export function socketPair(): [number, number] {
 
 /** struct pollfd: int fd, short events, short revents. */
 const POLLIN = 1;
+const POLLOUT = 4;
 
 /** Blocks this thread until `fd` is readable or has ended, at most `millis`. */
 export function waitReadable(fd: number, millis: number): void {
+  waitFor(fd, POLLIN, millis);
+}
+
+/** The same until it takes more. */
+export function waitWritable(fd: number, millis: number): void {
+  waitFor(fd, POLLOUT, millis);
+}
+
+function waitFor(fd: number, events: number, millis: number): void {
   const pollFd = new DataView(new ArrayBuffer(8));
   pollFd.setInt32(0, fd, true);
-  pollFd.setInt16(4, POLLIN, true);
+  pollFd.setInt16(4, events, true);
   c.poll(new Uint8Array(pollFd.buffer), 1, millis);
 }
 

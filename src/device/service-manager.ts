@@ -1,0 +1,126 @@
+/**
+ * The service manager (systemd) as a daemon sees it: told by datagrams how far the daemon is
+ * (sd_notify(3)), given descriptors to keep over a restart, and where they come back from
+ * (sd_listen_fds(3)). Without a manager nothing is told, and nothing was kept.
+ *
+ *   environment: NOTIFY_SOCKET  where datagrams go: a path, or @name
+ *                LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES  whose, how many from 3 on, names between colons
+ *
+ * Only the process that was started is meant, so all of these are taken out of the environment.
+ */
+
+import { assert } from '../base/assert.ts';
+import { RefusedError, SystemError } from '../base/errors.ts';
+import { closeFd, setCloseOnExec } from '../native/fd.ts';
+import {
+  connectDatagram,
+  FDS_PER_MESSAGE_MAX,
+  sendWithFds,
+  waitWritable,
+} from '../native/socket.ts';
+
+const LISTEN_FDS_START = 3;
+/** No process has more descriptors (fs.nr_open, by default). */
+const LISTEN_FDS_MAX = 2 ** 20;
+/** systemd's name for descriptors that were given none. */
+const NAMELESS = 'unknown';
+
+const EAGAIN = 11;
+/** A manager that is busy takes its messages later; one that is gone says so at once. */
+const SEND_MILLIS_MAX = 1000;
+
+type Environment = Record<string, string | undefined>;
+
+/** A descriptor that the manager has kept, or opened for us; its owner is who takes it. */
+export interface PassedDescriptor {
+  readonly fd: number;
+  readonly name: string;
+}
+
+export class ServiceManager {
+  /** What it has passed to this process, in its order. */
+  readonly passed: readonly PassedDescriptor[];
+  readonly #path: string | undefined;
+
+  /** Throws RefusedError or SystemError where the environment speaks of descriptors that are not there. */
+  constructor(environment: Environment, processId = process.pid) {
+    this.#path = takeVariable(environment, 'NOTIFY_SOCKET');
+    this.passed = takePassed(environment, processId);
+  }
+
+  /** There is one to talk to. */
+  get isThere(): boolean {
+    return this.#path !== undefined;
+  }
+
+  /**
+   * Sends `state`, lines of NAME=value, with `fds`, which stay the caller's. Throws SystemError when
+   * it cannot be told, RefusedError when its address is none.
+   */
+  notify(state: string, fds: readonly number[] = []): void {
+    if (this.#path === undefined) return;
+    if (!/^[@/]./.test(this.#path)) {
+      throw new RefusedError(`NOTIFY_SOCKET: expected /path or @name, got '${this.#path}'`);
+    }
+    const socket = connectDatagram(this.#path);
+    try {
+      this.#send(socket, Buffer.from(state), fds);
+    } finally {
+      closeFd(socket);
+    }
+  }
+
+  /**
+   * Has it keep `fds` under `name` until this service starts again, beside others of that name. It
+   * keeps as many in all as FileDescriptorStoreMax= says, and does not answer.
+   */
+  storeDescriptors(name: string, fds: readonly number[]): void {
+    // FDPOLL: it need not watch them, and could not drop memory files anyway.
+    const state = `FDSTORE=1\nFDPOLL=0\nFDNAME=${checkedName(name)}`;
+    for (let first = 0; first < fds.length; first += FDS_PER_MESSAGE_MAX) {
+      this.notify(state, fds.slice(first, first + FDS_PER_MESSAGE_MAX));
+    }
+  }
+
+  /** Has it close what it keeps under `name`. */
+  removeDescriptors(name: string): void {
+    this.notify(`FDSTOREREMOVE=1\nFDNAME=${checkedName(name)}`);
+  }
+
+  #send(socket: number, bytes: Uint8Array, fds: readonly number[]): void {
+    let result = sendWithFds(socket, bytes, fds);
+    if (result === -EAGAIN) {
+      waitWritable(socket, SEND_MILLIS_MAX);
+      result = sendWithFds(socket, bytes, fds);
+    }
+    if (result !== 0) throw new SystemError('sendmsg', -result, this.#path);
+  }
+}
+
+/** sd_notify(3): ASCII, no control characters, no colon, at most 255. */
+function checkedName(name: string): string {
+  assert(/^[\x20-\x39\x3b-\x7e]{1,255}$/.test(name), 'descriptors have a printable name');
+  return name;
+}
+
+function takeVariable(environment: Environment, name: string): string | undefined {
+  const value = environment[name];
+  delete environment[name];
+  return value === '' ? undefined : value;
+}
+
+function takePassed(environment: Environment, processId: number): PassedDescriptor[] {
+  const forProcess = takeVariable(environment, 'LISTEN_PID');
+  const count = takeVariable(environment, 'LISTEN_FDS');
+  const names = takeVariable(environment, 'LISTEN_FDNAMES')?.split(':') ?? [];
+  // Meant for a parent that has left its environment to us.
+  if (count === undefined || forProcess !== String(processId)) return [];
+  if (!/^\d+$/.test(count) || Number(count) > LISTEN_FDS_MAX) {
+    throw new RefusedError(`LISTEN_FDS: expected a number of descriptors, got '${count}'`);
+  }
+  return Array.from({ length: Number(count) }, (_, i) => {
+    const fd = LISTEN_FDS_START + i;
+    setCloseOnExec(fd);
+    return { fd, name: names[i] || NAMELESS };
+  });
+}

@@ -42,6 +42,10 @@ const TOOLS = {
   },
   'dpkg-deb': program('dpkg-deb', 'dpkg'),
   setpriv: program('setpriv', 'util-linux'),
+  prlimit: program('prlimit', 'util-linux'),
+  unshare: program('unshare', 'util-linux'),
+  strace: program('strace', 'strace'),
+  'systemd-analyze': program('systemd-analyze', 'systemd'),
   xxhsum: program('xxhsum', 'xxhash'),
   fio: program('fio', 'fio'),
   mkswap: program('mkswap', 'util-linux'),
@@ -80,10 +84,13 @@ const DISKS = [
   'mkfs.btrfs',
 ] as const;
 
+/** What the daemon's privileges are taken away with, and who judges its unit. */
+const SANDBOX = ['setpriv', 'prlimit', 'unshare', 'strace', 'systemd-analyze'] as const;
+
 /** What each target of the Makefile needs. */
 const PROFILES = {
   demo: AMD64_GUEST,
-  check: [...JUDGES, 'xxhsum', ...DISKS, 'qemu-storage-daemon', 'file'],
+  check: [...JUDGES, 'xxhsum', ...DISKS, ...SANDBOX, 'qemu-storage-daemon', 'file'],
   test: [...ALL_GUESTS, ...DISKS, 'qemu-img'],
   bench: ['gcc', ...JUDGES, 'fio', 'mkswap', 'qemu-storage-daemon'],
   'bench-guest': [...AMD64_GUEST, 'qemu-storage-daemon'],

@@ -1,0 +1,186 @@
+/**
+ * The unit of scripts/systemd, as far as it can be tried without systemd running: systemd's own
+ * judgement of it, and the built daemon under what it will have to live with.
+ */
+
+import { spawnSync } from 'node:child_process';
+import { chmodSync, existsSync, lstatSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterEach, describe, expect, it } from 'vitest';
+import { ControlClient } from '../../src/control/client.ts';
+import { VIRTIO_BLK_T_DISCARD } from '../../src/virtio-blk/protocol.ts';
+import { AttachedDriver, Daemon, isBuilt, RAMZSWAPD, sleep } from '../driver/daemon.ts';
+import { AS_NOBODY, NOBODY, nobodysFolder, whyNotNobody } from '../driver/nobody.ts';
+import { Random } from '../driver/random.ts';
+import { clear, read, write } from '../driver/requests.ts';
+import { makeFolder } from '../driver/sockets.ts';
+import { makeSwapFile } from '../driver/swap-file.ts';
+import { allowedCalls, filteredBy } from '../models/system-calls.ts';
+import { DatagramPlace } from '../native/datagram-place.ts';
+
+const UNIT_PATH = fileURLToPath(
+  new URL('../../scripts/systemd/ramzswapd@.service', import.meta.url),
+);
+const UNIT = readFileSync(UNIT_PATH, 'utf8');
+const MIB = 2 ** 20;
+/** Of 10: what systemd calls SAFE ends at 2. */
+const EXPOSURE_MAX = 1;
+
+const has = (program: string) => spawnSync(program, ['--version']).error === undefined;
+const hasSystemd = has('systemd-analyze');
+if (!hasSystemd) console.warn('systemd.test.ts: SKIPPED: systemd-analyze is not installed');
+const whyNot = isBuilt ? whyNotNobody() : 'dist/ is missing: run "npm run build"';
+if (whyNot !== undefined) console.warn(`systemd.test.ts: SKIPPED in part: ${whyNot}`);
+
+const cleanUps: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
+});
+
+function folder(): string {
+  const made = makeFolder();
+  cleanUps.push(made.remove);
+  return made.path;
+}
+
+/** The unit as a file, with a program that is there instead of the one that is not installed. */
+function unitFile(): string {
+  const path = folder();
+  const program = join(path, 'ramzswapd');
+  writeFileSync(program, '#!/bin/sh\n');
+  chmodSync(program, 0o755);
+  const unit = join(path, 'ramzswapd@.service');
+  writeFileSync(unit, UNIT.replace('ExecStart=ramzswapd ', `ExecStart=${program} `));
+  return unit;
+}
+
+describe.skipIf(!hasSystemd)('systemd', () => {
+  it('finds nothing wrong with the unit, and does with one that has a mistake', () => {
+    const verify = (path: string) =>
+      spawnSync('systemd-analyze', ['verify', '--man=no', path], { encoding: 'utf8' });
+    const path = unitFile();
+    const { status, stderr } = verify(path);
+    expect([status, stderr]).toEqual([0, '']);
+    writeFileSync(path, readFileSync(path, 'utf8').replace('ProtectHome=', 'ProtectHouse='));
+    expect(verify(path).stderr).toContain('ProtectHouse');
+  });
+
+  it(`counts an exposure of ${EXPOSURE_MAX} of 10 at most`, () => {
+    const threshold = `--threshold=${EXPOSURE_MAX * 10}`;
+    const args = ['security', '--offline=true', '--no-pager', threshold, unitFile()];
+    const { status, stdout } = spawnSync('systemd-analyze', args, { encoding: 'utf8' });
+    expect(stdout.trim().split('\n').at(-1)).toMatch(/exposure level for .*: \d\.\d/);
+    expect(status).toBe(0);
+  });
+});
+
+it.skipIf(!isBuilt)('the unit gives options that the daemon has', () => {
+  const { stdout } = spawnSync(process.execPath, [RAMZSWAPD, '--help'], { encoding: 'utf8' });
+  const command = /^ExecStart=ramzswapd (.*)$/m.exec(UNIT)![1]!;
+  const options = command.match(/--[\w-]+/g)!;
+  expect(options).toContain('--socket-path');
+  for (const option of options) expect(stdout).toMatch(new RegExp(`^ +${option} `, 'm'));
+});
+
+it('the unit’s user is the one that the sysusers file makes', () => {
+  const sysusers = readFileSync(join(UNIT_PATH, '..', 'ramzswap.sysusers.conf'), 'utf8');
+  const user = /^User=(\w+)$/m.exec(UNIT)![1];
+  expect(sysusers).toMatch(new RegExp(`^u ${user} `, 'm'));
+});
+
+/** All that guests and people make a daemon do: pages of every kind, discards, idle time, orders. */
+async function useAll(daemon: Daemon): Promise<void> {
+  const attached = AttachedDriver.connect(daemon);
+  const { driver } = attached;
+  const random = new Random(5);
+  for (let page = 1; page < 2000; page++) {
+    const data = random.bytes(4096).fill(0, page % 2 === 0 ? 900 : 4096);
+    driver.submit(write(page, data));
+    driver.submit(read(page - 1, 1));
+    if (page % 16 !== 0) continue;
+    driver.flush();
+    for (const { status } of attached.completeAll(10_000)) expect(status).toBe(0);
+  }
+  driver.submit(clear(VIRTIO_BLK_T_DISCARD, [{ sector: 0, sectors: 8000 }]));
+  driver.flush();
+  for (const { status } of attached.completeAll(10_000)) expect(status).toBe(0);
+  const control = await ControlClient.connect(daemon.controlPath);
+  expect(await control.call('devices', {})).toMatchObject([{ connected: true }]);
+  control.close();
+  await sleep(1200);
+  attached.close();
+  await sleep(50);
+}
+
+const KINDS: [string, string[]][] = [
+  ['memory', ['--queue-threads', '2', '--mlock', '--wipe-on-free', '--disksize', '16M']],
+  ['a backing swap by io_uring', ['--backing-io', 'io_uring', '--memlimit', '1M']],
+  ['a backing swap by Linux AIO', ['--backing-io', 'aio', '--memlimit', '1M']],
+];
+
+describe.skipIf(!hasSystemd || !has('strace') || !isBuilt)('the system call filter', () => {
+  const start = async (args: readonly string[], allowed: Set<string>) => {
+    const log = join(folder(), 'calls');
+    const notify = new DatagramPlace(join(folder(), 'notify'));
+    cleanUps.push(() => notify.close());
+    const backing = args.includes('--backing-io') ? makeSwapFile(32 * MIB) : undefined;
+    if (backing !== undefined) cleanUps.push(backing.remove);
+    const all = [...args, ...(backing === undefined ? [] : ['--backing-swap', backing.path])];
+    const group = `${process.getgid!()}`;
+    const env = { NOTIFY_SOCKET: notify.path };
+    const wrapper = filteredBy(allowed, log);
+    const daemon = await Daemon.start(
+      [...all, '--socket-group', group],
+      env,
+      makeFolder(),
+      [],
+      wrapper,
+    );
+    cleanUps.push(() => daemon.stop());
+    expect(notify.receive(5000)?.text).toContain('READY=1');
+    return { daemon, log };
+  };
+
+  it.each(KINDS)('is never met by a daemon with %s', async (_, args) => {
+    const { daemon, log } = await start(args, allowedCalls(UNIT));
+    await useAll(daemon);
+    expect(statusOf(daemon, 'Seccomp')).not.toBe('0');
+    await daemon.stop();
+    expect(readFileSync(log, 'utf8')).toBe('');
+    if (args.includes('io_uring')) expect(daemon.stderr).toContain('io_uring');
+    expect(daemon.stderr).not.toMatch(/"level":[4-6]0/);
+  });
+
+  it('without asynchronous I/O is met by a backing swap, which is refused', async () => {
+    const without = UNIT.replace('@privileged @resources', '@privileged @resources @aio');
+    const args = ['--backing-io', 'auto', '--memlimit', '1M'];
+    await expect(start(args, allowedCalls(without))).rejects.toThrow('io_setup: EPERM');
+  });
+});
+
+const statusOf = ({ pid }: Daemon, name: string) =>
+  new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1];
+
+const SANDBOX = ['unshare', '--mount', '--net', '--ipc'];
+const canUnshare = spawnSync(SANDBOX[0]!, [...SANDBOX.slice(1), 'true']).status === 0;
+if (!canUnshare) console.warn('systemd.test.ts: SKIPPED: name spaces need privilege');
+
+describe.skipIf(whyNot !== undefined || !canUnshare)('the sandbox', () => {
+  it('has all that the daemon needs: no network, no capability, one folder to write to', async () => {
+    const place = nobodysFolder();
+    // ProtectSystem=strict with a RuntimeDirectory.
+    const script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro / && exec "$@"';
+    const wrapper = [...SANDBOX, 'sh', '-c', script, place.path, ...AS_NOBODY];
+    const daemon = await Daemon.start(['--queue-threads', '2'], {}, place, [], wrapper);
+    cleanUps.push(() => daemon.stop());
+    expect(lstatSync(daemon.socketPath).uid).toBe(NOBODY);
+    expect(statusOf(daemon, 'NoNewPrivs')).toBe('1');
+    const root = readFileSync(`/proc/${daemon.pid}/mountinfo`, 'utf8').match(/^.* \/ \/ .*$/m)![0];
+    expect(root.split(' ')[5]).toMatch(/^ro\b/);
+    expect(readFileSync(`/proc/${daemon.pid}/net/dev`, 'utf8').trim().split('\n')).toHaveLength(3);
+    await useAll(daemon);
+    expect(existsSync(daemon.socketPath)).toBe(true);
+    expect(daemon.stderr).not.toMatch(/"level":[4-6]0/);
+  });
+});

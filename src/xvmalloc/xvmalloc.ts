@@ -288,6 +288,8 @@ export class Xvmalloc {
       if (gap > 0) {
         const size = gap * 4 - HEADER_BYTES;
         this.#write(chunk, (wordInBlock(previous) << PREVIOUS_SHIFT) | FREE | size);
+        // Objects that were nobody's when the last process was killed are there.
+        if (this.#arena.wipesOnFree) this.#wipe((chunk + 1) | 0, gap - 1);
         this.#link(this.#shards[shard]!, chunk, size);
         previous = chunk;
         previousFree = PREVIOUS_FREE;

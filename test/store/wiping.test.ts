@@ -5,9 +5,11 @@
  */
 
 import { describe, expect, it } from 'vitest';
+import { PAGE_DONE } from '../../src/base/page-operation.ts';
 import { PAGE_BYTES } from '../../src/base/units.ts';
 import { WINDOW_BOUNCE_OFFSET } from '../../src/memory/window.ts';
-import { PageStore } from '../../src/store/page-store.ts';
+import { mapStore } from '../../src/store/mapped-store.ts';
+import { PageStore, storeShape } from '../../src/store/page-store.ts';
 import { tracesOf } from '../models/arena-scan.ts';
 import { type Random, replayable, SEED, seededRandom } from '../models/random.ts';
 import { GUEST_PAGE, StoreBench } from '../models/store-bench.ts';
@@ -149,5 +151,33 @@ it('keeps nothing of an earlier page in the last word of an object', () => {
     }
     if (wipesOnFree) expect(others).toBe(0);
     else expect(others).toBeGreaterThan(0);
+  }
+});
+
+it('holds for what a process had let go of when it was killed, once the next has the store', () => {
+  const random = seededRandom(SEED);
+  for (const wipesOnFree of [true, false]) {
+    // It wipes nothing: as if it were killed each time between letting go and wiping.
+    const bench = new StoreBench({ slots: 400 });
+    const gone = SIZES.flatMap((bytes) => Array.from({ length: 16 }, () => pageOf(bytes, random)));
+    const kept = Array.from({ length: gone.length }, (_, i) => pageOf(300 + 8 * i, random));
+    gone.forEach((page, i) => {
+      bench.write(2 * i, page);
+      bench.write(2 * i + 1, kept[i]!);
+    });
+    for (let i = 0; i < gone.length; i++) bench.free(2 * i);
+    expect(tracesOf(gone, arenaOf(bench))).toBeGreaterThan(0);
+    const options = { slots: 400, wipesOnFree };
+    const files = { fd: bench.store.mapped.shared.fd, arenaFd: arenaOf(bench), isKept: true };
+    const [store, { damaged }] = PageStore.recover(options, mapStore(storeShape(options), files));
+    expect(damaged).toBe(0);
+    const traces = tracesOf(gone, arenaOf(bench));
+    if (wipesOnFree) expect(traces).toBe(0);
+    else expect(traces).toBeGreaterThan(0);
+    kept.forEach((page, i) => {
+      expect(store.readPage(2 * i + 1, bench.window, GUEST_PAGE)).toBe(PAGE_DONE);
+      const found = bench.window.u8.subarray(GUEST_PAGE, GUEST_PAGE + PAGE_BYTES);
+      expect(Buffer.compare(found, page)).toBe(0);
+    });
   }
 });

@@ -4,7 +4,15 @@
  */
 
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, lstatSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  lstatSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -42,6 +50,12 @@ function folder(): string {
   const made = makeFolder();
   cleanUps.push(made.remove);
   return made.path;
+}
+
+function tmpfsFolder(): string {
+  const path = mkdtempSync('/dev/shm/rz-test-');
+  cleanUps.push(() => rmSync(path, { recursive: true, force: true }));
+  return path;
 }
 
 /** The unit as a file, with a program that is there instead of the one that is not installed. */
@@ -113,8 +127,23 @@ async function useAll(daemon: Daemon): Promise<void> {
   await sleep(50);
 }
 
+/** Stands for a folder of the test's on a tmpfs. */
+const TMPFS = '<tmpfs>';
+
 const KINDS: [string, string[]][] = [
-  ['memory', ['--queue-threads', '2', '--mlock', '--wipe-on-free', '--disksize', '16M']],
+  [
+    'memory',
+    [
+      '--queue-threads',
+      '2',
+      '--mlock',
+      '--wipe-on-free',
+      '--disksize',
+      '16M',
+      '--store-dir',
+      TMPFS,
+    ],
+  ],
   ['a backing swap by io_uring', ['--backing-io', 'io_uring', '--memlimit', '1M']],
   ['a backing swap by Linux AIO', ['--backing-io', 'aio', '--memlimit', '1M']],
 ];
@@ -126,7 +155,8 @@ describe.skipIf(!hasSystemd || !has('strace') || !isBuilt)('the system call filt
     cleanUps.push(() => notify.close());
     const backing = args.includes('--backing-io') ? makeSwapFile(32 * MIB) : undefined;
     if (backing !== undefined) cleanUps.push(backing.remove);
-    const all = [...args, ...(backing === undefined ? [] : ['--backing-swap', backing.path])];
+    const known = args.map((arg) => (arg === TMPFS ? tmpfsFolder() : arg));
+    const all = [...known, ...(backing === undefined ? [] : ['--backing-swap', backing.path])];
     const group = `${process.getgid!()}`;
     const env = { NOTIFY_SOCKET: notify.path };
     const wrapper = filteredBy(allowed, log);

@@ -28,6 +28,7 @@ interface Options {
   guestPageSize: string;
   poolLimit?: string;
   storeDir?: string;
+  takeOver?: boolean;
   onNewGuest: NewGuestPolicy;
   mlock?: boolean;
   wipeOnFree?: boolean;
@@ -84,6 +85,10 @@ function command(): Command {
     .option(
       '--store-dir <path>',
       'directory on a tmpfs where the store outlives this process (default: gone with it)',
+    )
+    .option(
+      '--take-over',
+      'go on with what the daemon at the control socket does, without its guest noticing',
     )
     .addOption(
       new Option('--on-new-guest <what>', 'what another front-end process finds than the last one')
@@ -187,6 +192,7 @@ function daemonOptions(o: Options): DaemonOptions {
     numQueues,
     queueThreads: queueThreads(o, numQueues),
     onNewGuest: o.onNewGuest,
+    isTakeOver: o.takeOver === true,
     logLevel: o.logLevel,
     isLocked: o.mlock === true,
     wipesOnFree: o.wipeOnFree === true,

@@ -19,8 +19,10 @@ import {
   frontEndAccess,
   isListening,
   type ListeningSocket,
+  listeningSocket,
   openListeningSocket,
 } from '../device/endpoint.ts';
+import { HANDOVER_VERSION } from '../device/handover.ts';
 import { ReactorThread } from '../device/reactor-thread.ts';
 import { ServiceManager } from '../device/service-manager.ts';
 import {
@@ -28,10 +30,12 @@ import {
   type DeviceWishes,
   deviceOptions,
   grownDiskSize,
+  takenOverOptions,
 } from './device-options.ts';
 import type { DeviceStatus } from './protocol.ts';
 import type { Methods } from './server.ts';
 import { serveControl } from './server.ts';
+import { TakeOver } from './take-over.ts';
 
 const STOP_MILLIS_MAX = 200;
 const OBEY_MILLIS_MAX = 1000;
@@ -43,6 +47,8 @@ export interface DaemonOptions extends DeviceWishes {
   /** The control path was not asked for: failure to create it is a warning. */
   readonly isControlOptional: boolean;
   readonly logLevel: string;
+  /** Goes on with what the daemon at the control socket does. */
+  readonly isTakeOver?: boolean;
 }
 
 /** Whether tests may make threads throw (see CONTRIBUTING.md, "Faults"). */
@@ -53,73 +59,150 @@ export async function runDaemon(options: DaemonOptions): Promise<void> {
   process.on('uncaughtException', (error) => abortWith('the control thread', error));
   process.on('unhandledRejection', (error) => abortWith('the control thread', error));
   const log = openLog(options.logLevel);
-  const device = deviceOptions(options, log, HAS_FAULT_INJECTION);
-  const manager = new ServiceManager(process.env);
-  const tell = (state: string) => tellManager(manager, state, log);
-  const { socket } = options;
-  const isConnected = 'fd' in socket && !isListening(socket.fd);
-  let connections = 0;
-  const sockets: ListeningSocket[] = [];
-  let thread: ReactorThread | undefined;
-  const stop = (why: string) => {
-    tell('STOPPING=1');
-    void stopDaemon(thread, sockets, log, why);
-  };
-  process.once('SIGTERM', () => stop('SIGTERM'));
-  process.once('SIGINT', () => stop('SIGINT'));
-  thread = await ReactorThread.start([device], {
-    log: ({ device: name, level, message }) => log[level]({ device: name }, message),
-    connection: (_, isNow) => {
-      connections = isNow ? 1 : 0;
-      if (!isNow && isConnected) stop('the inherited connection has ended');
-    },
-  });
-  try {
-    openSockets(
-      options,
-      sockets,
-      log,
-      thread,
-      methods(thread, device, () => connections > 0),
+  const daemon = new Daemon(options, log);
+  process.once('SIGTERM', () => daemon.stop('SIGTERM'));
+  process.once('SIGINT', () => daemon.stop('SIGINT'));
+  await daemon.start();
+}
+
+class Daemon {
+  readonly #options: DaemonOptions;
+  readonly #log: Logger;
+  readonly #manager = new ServiceManager(process.env);
+  readonly #sockets: ListeningSocket[] = [];
+  #thread: ReactorThread | undefined;
+  #isConnected = false;
+
+  constructor(options: DaemonOptions, log: Logger) {
+    this.#options = options;
+    this.#log = log;
+  }
+
+  async start(): Promise<void> {
+    const { isTakeOver } = this.#options;
+    const device = isTakeOver ? await this.#takeOver() : await this.#open();
+    const size = `${device.name}: ${formatBytes(device.diskBytes)}`;
+    const { socket } = this.#options;
+    this.#log.info({ device: device.name, disksize: device.diskBytes, socket }, `${size} ready`);
+    // Whoever took over is the service now.
+    this.#tell(`READY=1\nMAINPID=${process.pid}\nSTATUS=${size}`);
+  }
+
+  stop(why: string): void {
+    this.#tell('STOPPING=1');
+    void stopDaemon(this.#thread, this.#sockets, this.#log, why);
+  }
+
+  async #open(): Promise<BlockDeviceOptions> {
+    const device = deviceOptions(this.#options, this.#log, HAS_FAULT_INJECTION);
+    const thread = this.#startThread(device.queueThreads);
+    try {
+      await thread.open(device);
+      this.#openSockets(thread, device);
+      return device;
+    } catch (error) {
+      // The process could not end while it waits in the kernel.
+      await thread.stop(STOP_MILLIS_MAX);
+      throw error;
+    }
+  }
+
+  /** The control socket, then the front end's: whoever sees that may begin. */
+  #openSockets(thread: ReactorThread, options: BlockDeviceOptions): void {
+    this.#openControl(thread, options);
+    const { socket } = this.#options;
+    const device = options.name;
+    if ('path' in socket) {
+      const listening = openListeningSocket(socket.path, frontEndAccess(socket.group));
+      this.#sockets.push(listening);
+      thread.order({ kind: 'listen', device, fd: listening.fd });
+    } else {
+      thread.order({ kind: isListening(socket.fd) ? 'listen' : 'adopt', device, fd: socket.fd });
+    }
+  }
+
+  #openControl(thread: ReactorThread, device: BlockDeviceOptions): void {
+    const { controlPath, isControlOptional } = this.#options;
+    try {
+      const listening = openListeningSocket(controlPath, CONTROL_ACCESS);
+      this.#sockets.push(listening);
+      this.#serveControl(listening.fd, thread, device);
+    } catch (error) {
+      const isExpected = error instanceof RefusedError || error instanceof SystemError;
+      if (!isExpected || !isControlOptional) throw error;
+      this.#log.warn(`no control socket: ${error.message}`);
+    }
+  }
+
+  #serveControl(controlFd: number, thread: ReactorThread, device: BlockDeviceOptions): void {
+    const handOver = (path: string) => {
+      this.#log.info('another process takes over');
+      const { socket } = this.#options;
+      const isPath = 'path' in socket;
+      const own = isPath ? this.#sockets.find(({ path: at }) => at === socket.path)?.fd : socket.fd;
+      const listenFd = own !== undefined && isListening(own) ? own : undefined;
+      const sockets = { controlFd, listenFd };
+      const order = { kind: 'handOver', device: device.name, path, sockets } as const;
+      return thread.handOver(order).catch((error: Error) => {
+        this.#log.warn(`not taken over: ${error.message}; this process serves on`);
+        throw error;
+      });
+    };
+    serveControl(
+      controlFd,
+      methods(thread, device, () => this.#isConnected, handOver),
     );
-  } catch (error) {
-    // The process could not end while they wait in the kernel.
-    await thread.stop(STOP_MILLIS_MAX);
-    throw error;
   }
-  log.info(
-    { device: device.name, disksize: device.diskBytes, socket },
-    `${device.name}: ${formatBytes(device.diskBytes)} ready`,
-  );
-  tell(`READY=1\nSTATUS=${device.name}: ${formatBytes(device.diskBytes)}`);
-}
 
-/** The control socket, then the front end's: whoever sees that may begin. */
-function openSockets(
-  options: DaemonOptions,
-  sockets: ListeningSocket[],
-  log: Logger,
-  thread: ReactorThread,
-  methods: Methods,
-): void {
-  openControl(options, sockets, log, methods);
-  const { name: device, socket } = options;
-  if ('path' in socket) {
-    const listening = openListeningSocket(socket.path, frontEndAccess(socket.group));
-    sockets.push(listening);
-    thread.order({ kind: 'listen', device, fd: listening.fd });
-  } else {
-    thread.order({ kind: isListening(socket.fd) ? 'listen' : 'adopt', device, fd: socket.fd });
+  /** Everything of another daemon: it pauses, and goes on if this one cannot. */
+  async #takeOver(): Promise<BlockDeviceOptions> {
+    const { controlPath, socket, queueThreads } = this.#options;
+    const thread = this.#startThread(queueThreads);
+    try {
+      // The guest waits from here to the end: what can be done before is done.
+      await thread.warmUp();
+      const taking = await TakeOver.begin(controlPath);
+      const { state } = taking;
+      const device = takenOverOptions(this.#options, state);
+      await thread.open(device);
+      taking.commit();
+      const { listenFd, controlFd } = state;
+      if (listenFd !== undefined && 'path' in socket) {
+        this.#sockets.push(listeningSocket(listenFd, socket.path));
+      }
+      thread.order({ kind: 'resume', device: device.name, listenFd });
+      if (controlFd !== undefined) {
+        this.#sockets.push(listeningSocket(controlFd, controlPath));
+        this.#serveControl(controlFd, thread, device);
+      }
+      this.#log.info(`taken over from process ${state.process}`);
+      return device;
+    } catch (error) {
+      await thread.stop(STOP_MILLIS_MAX);
+      throw error;
+    }
   }
-}
 
-/** A manager that does not listen is its own trouble: the device serves. */
-function tellManager(manager: ServiceManager, state: string, log: Logger): void {
-  try {
-    manager.notify(state);
-  } catch (error) {
-    if (!(error instanceof SystemError) && !(error instanceof RefusedError)) throw error;
-    log.warn(`service manager not told: ${error.message}`);
+  #startThread(queueThreads = 1): ReactorThread {
+    const { socket } = this.#options;
+    const isInherited = 'fd' in socket && !isListening(socket.fd);
+    this.#thread = new ReactorThread(queueThreads - 1, {
+      log: ({ device: name, level, message }) => this.#log[level]({ device: name }, message),
+      connection: (_, isNow) => {
+        this.#isConnected = isNow;
+        if (!isNow && isInherited) this.stop('the inherited connection has ended');
+      },
+    });
+    return this.#thread;
+  }
+
+  #tell(state: string): void {
+    try {
+      this.#manager.notify(state);
+    } catch (error) {
+      if (!(error instanceof SystemError) && !(error instanceof RefusedError)) throw error;
+      this.#log.warn(`service manager not told: ${error.message}`);
+    }
   }
 }
 
@@ -130,27 +213,11 @@ function openLog(level: string): Logger {
   return pino({ name: 'ramzswapd', level }, destination);
 }
 
-function openControl(
-  options: DaemonOptions,
-  sockets: ListeningSocket[],
-  log: Logger,
-  methods: Methods,
-): void {
-  try {
-    const listening = openListeningSocket(options.controlPath, CONTROL_ACCESS);
-    sockets.push(listening);
-    serveControl(listening.fd, methods);
-  } catch (error) {
-    const isExpected = error instanceof RefusedError || error instanceof SystemError;
-    if (!isExpected || !options.isControlOptional) throw error;
-    log.warn(`no control socket: ${error.message}`);
-  }
-}
-
 function methods(
   thread: ReactorThread,
   device: BlockDeviceOptions,
   isConnected: () => boolean,
+  handOver: (path: string) => Promise<never>,
 ): Methods {
   const { name } = device;
   const status = (): DeviceStatus => ({
@@ -180,6 +247,15 @@ function methods(
       const bytes = grownDiskSize(device, now, (params as { bytes?: unknown }).bytes);
       thread.order({ kind: 'grow', device: name, bytes });
       return untilSo(() => thread.statistics(name).disksize >= bytes).then(() => bytes);
+    },
+    handOver: (params) => {
+      checkName(params);
+      const { path, version } = params as { path?: unknown; version?: unknown };
+      if (typeof path !== 'string' || version !== HANDOVER_VERSION) {
+        const got = `${path}, version ${version}`;
+        throw new RefusedError(`expected a path, version ${HANDOVER_VERSION}, got ${got}`);
+      }
+      return handOver(path);
     },
     ...(HAS_FAULT_INJECTION ? faultMethods(thread, name) : {}),
   };

@@ -10,6 +10,7 @@ import { bytesToPages, formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { type BackingIoKind, backingOptions } from '../device/backing.ts';
 import type { BlockDeviceOptions } from '../device/block-device.ts';
 import type { NewGuestPolicy } from '../device/front-end-process.ts';
+import type { DeviceState } from '../device/handover.ts';
 import { BACKED_INCOMPRESSIBLE_BYTES } from '../store/backed-store.ts';
 import { BACKED_SLOTS_MAX, SLOTS_MAX } from '../store/layout.ts';
 import { INCOMPRESSIBLE_BYTES } from '../store/page-store.ts';
@@ -62,9 +63,7 @@ export function deviceOptions(
   log: Log,
   hasFaults: boolean,
 ): BlockDeviceOptions {
-  const { name, guestPageBytes, numQueues, queueThreads = 1 } = wishes;
-  const { isLocked = false, wipesOnFree = false } = wishes;
-  const { poolLimitBytes, backingSwap } = wishes;
+  const { guestPageBytes, backingSwap } = wishes;
   const ram = ramOf(wishes);
   const file = backingSwap === undefined ? undefined : openBackingFile(backingSwap, guestPageBytes);
   const diskBytes = diskSize(wishes, file, ram, log);
@@ -77,26 +76,13 @@ export function deviceOptions(
   if (diskBytesMax > ARENA_BYTES_MAX) {
     log.warn(`at most ${formatBytes(ARENA_BYTES_MAX)} of compressed data will be held in memory`);
   }
-  const incompressibleBytes =
-    wishes.incompressibleBytes ??
-    (file === undefined ? INCOMPRESSIBLE_BYTES : BACKED_INCOMPRESSIBLE_BYTES);
   const io = wishes.backingIo ?? 'auto';
   const files = storeFiles(wishes, diskBytesMax, file);
   return {
-    ...{
-      name,
-      diskBytes,
-      diskBytesMax,
-      guestPageBytes,
-      numQueues,
-      queueThreads,
-      isLocked,
-      wipesOnFree,
-    },
-    incompressibleBytes,
-    ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
+    ...optionsOf(wishes, file !== undefined),
+    diskBytes,
+    diskBytesMax,
     ...(files === undefined ? {} : { files }),
-    ...(wishes.onNewGuest === undefined ? {} : { onNewGuest: wishes.onNewGuest }),
     ...(file === undefined
       ? {}
       : {
@@ -106,6 +92,47 @@ export function deviceOptions(
             hasFaults,
           }),
         }),
+  };
+}
+
+/** All that has nothing to do with the size. */
+function optionsOf(
+  wishes: DeviceWishes,
+  isBacked: boolean,
+): Omit<BlockDeviceOptions, 'diskBytes' | 'diskBytesMax' | 'files' | 'backing'> {
+  const { name, guestPageBytes, numQueues, queueThreads = 1 } = wishes;
+  const { isLocked = false, wipesOnFree = false, poolLimitBytes, onNewGuest } = wishes;
+  const fallback = isBacked ? BACKED_INCOMPRESSIBLE_BYTES : INCOMPRESSIBLE_BYTES;
+  return {
+    ...{ name, guestPageBytes, numQueues, queueThreads, isLocked, wipesOnFree },
+    incompressibleBytes: wishes.incompressibleBytes ?? fallback,
+    ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
+    ...(onNewGuest === undefined ? {} : { onNewGuest }),
+  };
+}
+
+/**
+ * A device that was another process's: what the guest and the store know it by stays, the rest is as
+ * asked for. Throws RefusedError where the two cannot be one device.
+ */
+export function takenOverOptions(wishes: DeviceWishes, state: DeviceState): BlockDeviceOptions {
+  const { name, numQueues, guestPageBytes } = wishes;
+  for (const [what, expected, got] of [
+    ['name', state.name, name],
+    ['num-queues', state.queueCount, numQueues],
+    ['guest-page-size', state.guestPageBytes, guestPageBytes],
+  ]) {
+    if (expected !== got)
+      throw new RefusedError(`take-over: ${what}: expected ${expected}, got ${got}`);
+  }
+  const diskBytes = state.slotsMax * PAGE_BYTES;
+  return {
+    ...optionsOf(wishes, state.backing !== undefined),
+    diskBytes,
+    diskBytesMax: diskBytes,
+    files: state.files,
+    takenOver: state,
+    ...(state.backing === undefined ? {} : { backing: state.backing }),
   };
 }
 

@@ -6,16 +6,13 @@
  * detach (the store stays) → attach again.
  */
 
-import { randomBytes } from 'node:crypto';
 import type { Faults } from '../backing/fault-io.ts';
-import { makeSwapHeader, takeOverSwapHeader } from '../backing/swap-header.ts';
 import { assert } from '../base/assert.ts';
 import { RefusedError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES } from '../base/units.ts';
-import { REGIONS_MAX } from '../memory/guest-memory.ts';
+import { isSameRegion, REGIONS_MAX } from '../memory/guest-memory.ts';
 import { closeFd, duplicateFd, isShrinkSealed } from '../native/fd.ts';
-import { makeStore, mapStore } from '../store/mapped-store.ts';
-import { PageStore, type PageStoreOptions, storeShape } from '../store/page-store.ts';
+import type { PageStore } from '../store/page-store.ts';
 import { COUNTER } from '../store/statistics.ts';
 import type { StoreFiles } from '../store/store-files.ts';
 import type { ProcessIdentity } from '../store/store-header.ts';
@@ -26,6 +23,7 @@ import {
   type Inflight,
   type MemoryRegion,
   RequestError,
+  type SessionState,
   type VringAddress,
 } from '../vhost-user-ts/index.ts';
 import {
@@ -37,17 +35,19 @@ import { BLOCK_FEATURES, BlockConfig } from '../virtio-blk/config-space.ts';
 import { REQUESTS } from '../virtio-blk/page-device.ts';
 import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../virtio-blk/protocol.ts';
 import { type Backing, type BackingOptions, makeBacking } from './backing.ts';
+import { openStore, writeSwapHeader } from './device-store.ts';
 import {
   frontEndOf,
   isSameProcess,
   type NewGuestPolicy,
   UNKNOWN_PROCESS,
 } from './front-end-process.ts';
+import { type DeviceState, HANDOVER_VERSION, type SessionDeviceState } from './handover.ts';
 import { checkInflightArea, makeInflightArea, markedStore, markStore } from './inflight-area.ts';
 import type { QueueCall } from './orders.ts';
 import { type DeviceQueues, QueueSet, type Report } from './queue-set.ts';
 import { RemoteQueues } from './remote-queues.ts';
-import type { KickWatcher, RingFeatures } from './ring.ts';
+import type { KickWatcher, RingFeatures, RingState } from './ring.ts';
 import type { ThreadCaller } from './thread-call.ts';
 
 const DEVICE_FEATURES =
@@ -94,6 +94,8 @@ export interface BlockDeviceOptions {
   readonly onNewGuest?: NewGuestPolicy;
   /** Where the store lies. Default: in memory, gone with the process. */
   readonly files?: StoreFiles;
+  /** Goes on with what another process has handed over: its store is in `files`. */
+  readonly takenOver?: DeviceState;
 }
 
 /** What the reactor does for a device's backing swap: watch for the end of I/O. */
@@ -109,6 +111,7 @@ export class BlockDevice implements BackendHandler {
   readonly queueCount: number;
   readonly memorySlots = REGIONS_MAX;
 
+  readonly #options: BlockDeviceOptions;
   readonly #report: Report;
   readonly #config: BlockConfig;
   readonly #backing: Backing | undefined;
@@ -128,6 +131,8 @@ export class BlockDevice implements BackendHandler {
   readonly #onNewGuest: NewGuestPolicy;
   readonly #headerSlots: number;
   readonly #writeHeader: () => void;
+  /** As the front end has described them: for another process, should one take over. */
+  #regions: { readonly region: MemoryRegion; readonly fd: number }[] = [];
   #inflight: TrackedInflight | undefined;
   /** Made for the front end: until it has a descriptor of its own. */
   #madeInflightFd: number | undefined;
@@ -142,6 +147,7 @@ export class BlockDevice implements BackendHandler {
     assert(Number.isInteger(slots) && slots >= 2, 'a disk is whole pages, two at least');
     this.name = options.name;
     this.queueCount = options.numQueues;
+    this.#options = options;
     this.#report = report;
     const { backing, guestPageBytes, queueThreads = 1 } = options;
     assert(
@@ -150,7 +156,7 @@ export class BlockDevice implements BackendHandler {
     );
     assert(queueThreads <= threads.length + 1, 'the reactor has the threads that its devices want');
     this.#onNewGuest = options.onNewGuest ?? 'empty';
-    this.store = this.#openStore(options);
+    this.store = openStore(options, report);
     this.#headerSlots = options.guestPageBytes / PAGE_BYTES;
     this.#writeHeader = () => writeSwapHeader(this.store, options);
     this.#config = new BlockConfig(this.store.slots, options.numQueues);
@@ -168,6 +174,8 @@ export class BlockDevice implements BackendHandler {
       return new RemoteQueues(thread, { name, queueCount, share: store.share, thread: i + 1 });
     });
     this.#sets = [this.#queues, ...remote];
+    const session = options.takenOver?.session;
+    if (session !== undefined) this.#takeOverSession(session);
   }
 
   /** For the reactor to serve. */
@@ -206,10 +214,14 @@ export class BlockDevice implements BackendHandler {
   /** Takes over a connected socket; the session's descriptor is the reactor's to watch. */
   attach(fd: number): void {
     assert(this.#session === undefined, 'a device has one session at a time');
-    this.#session = new BackendSession(fd, this);
-    this.#session.onRefusal = (reason) => this.#report('warn', `refused: ${reason}`);
+    this.#openSession(fd);
     this.#frontEnd = frontEndOf(fd);
     this.#hasMet = false;
+  }
+
+  #openSession(begun: number | SessionState): void {
+    this.#session = new BackendSession(begun, this);
+    this.#session.onRefusal = (reason) => this.#report('warn', `refused: ${reason}`);
   }
 
   /** Handles what the front end has sent. False: it has gone. Throws ProtocolError. */
@@ -222,11 +234,94 @@ export class BlockDevice implements BackendHandler {
   detach(): void {
     for (const set of this.#sets) set.close();
     this.#dropInflight();
+    this.#dropRegions();
     this.#session?.close();
     this.#session = undefined;
     this.#isLegacy = true;
     this.#ringFeatures = NO_FEATURES;
     this.#config.setWriteback(true);
+  }
+
+  // ── To another process, and from it ───────────────────────────────────────────────────────────
+
+  /**
+   * Lets everything that has begun come to its end, and pauses: what another process needs to go on,
+   * the descriptors still this one's. Then resume(), or the end of the process. Throws RefusedError
+   * when it cannot be now; nothing is paused then.
+   */
+  pause(sockets: Pick<DeviceState, 'listenFd' | 'controlFd'>): DeviceState {
+    const rings = this.#sets.flatMap((set) => set.pause());
+    if (this.#backing !== undefined && !this.#backing.store.settle(SETTLE_MILLIS)) {
+      this.resume();
+      throw new RefusedError(`${this.name}: I/O on the backing swap does not come to its end`);
+    }
+    const { store } = this;
+    store.mapped.header.close();
+    const { fd, arenaFd } = store.mapped.shared;
+    const { directory } = this.#options.files ?? {};
+    const place = directory === undefined ? {} : { directory };
+    const { backing } = this.#options;
+    return {
+      version: HANDOVER_VERSION,
+      process: process.pid,
+      ...identityOf(this.#options),
+      files: { fd, arenaFd, isKept: true, ...place },
+      backing:
+        backing === undefined
+          ? undefined
+          : { ...backing, memlimitBytes: this.#backing!.store.memlimitBytes },
+      ...sockets,
+      session: this.#sessionState(rings),
+    };
+  }
+
+  #sessionState(rings: readonly RingState[]): SessionDeviceState | undefined {
+    if (this.#session === undefined) return undefined;
+    return {
+      session: this.#session.state,
+      features: this.#ringFeatures,
+      isLegacy: this.#isLegacy,
+      isWriteback: this.#config.isWriteback,
+      isConfigNews: this.#isConfigNews,
+      regions: this.#regions,
+      inflight: this.#inflight,
+      rings,
+    };
+  }
+
+  /** Serves on after pause(). */
+  resume(): void {
+    this.store.mapped.header.open(this.#options.queueThreads ?? 1);
+    for (const set of this.#sets) set.resume();
+  }
+
+  /** What a session of another process was; it is paused until resume(). */
+  #takeOverSession(state: SessionDeviceState): void {
+    this.#openSession(state.session);
+    this.#ringFeatures = state.features;
+    this.#isLegacy = state.isLegacy;
+    this.#config.setWriteback(state.isWriteback);
+    this.#isConfigNews = state.isConfigNews;
+    this.#frontEnd = frontEndOf(state.session.connection.fd);
+    for (const { region, fd } of state.regions) {
+      for (const set of this.#sets) set.addMemoryRegion(region, fd);
+    }
+    this.#regions = [...state.regions];
+    if (state.inflight !== undefined) {
+      const { inflight, fd } = state.inflight;
+      for (const set of this.#sets) set.setInflight(inflight, fd);
+      this.#inflight = state.inflight;
+    }
+    // What it was met as stands in the store.
+    this.#hasMet = state.rings.some((ring) => ring.isStarted);
+    this.#sets.forEach((set, i) => {
+      const own = state.rings.filter(({ index }) => index % this.#sets.length === i);
+      set.restore(own, state.features);
+    });
+  }
+
+  get sessionFd(): number | undefined {
+    return this.#session?.fd;
   }
 
   /** The process ends in order: the store is left as whoever finds it would make it. */
@@ -253,6 +348,8 @@ export class BlockDevice implements BackendHandler {
       (set) => set.setMemoryTable(regions, fds),
       (set) => set.setMemoryTable([], []),
     );
+    this.#dropRegions();
+    this.#regions = regions.map((region, i) => ({ region, fd: duplicateFd(fds[i]!) }));
     for (const fd of fds) this.#warnOfShrinking(fd);
   }
 
@@ -261,6 +358,7 @@ export class BlockDevice implements BackendHandler {
       (set) => set.addMemoryRegion(region, fd),
       (set) => set.removeMemoryRegion(region),
     );
+    this.#regions.push({ region, fd: duplicateFd(fd) });
     this.#warnOfShrinking(fd);
   }
 
@@ -270,6 +368,8 @@ export class BlockDevice implements BackendHandler {
       (set) => set.removeMemoryRegion(region),
       () => {},
     );
+    const at = this.#regions.findIndex((each) => isSameRegion(each.region, region));
+    for (const { fd } of this.#regions.splice(at, 1)) closeFd(fd);
   }
 
   getInflight(queues: number, queueSize: number): TrackedInflight {
@@ -385,6 +485,11 @@ export class BlockDevice implements BackendHandler {
     if (!isLost) this.#report('info', 'a new front end: what the last one left was emptied');
   }
 
+  #dropRegions(): void {
+    for (const { fd } of this.#regions) closeFd(fd);
+    this.#regions = [];
+  }
+
   #dropInflight(): void {
     for (const fd of [this.#inflight?.fd, this.#madeInflightFd]) {
       if (fd !== undefined) closeFd(fd);
@@ -443,66 +548,12 @@ export class BlockDevice implements BackendHandler {
       'guest memory file is not sealed against shrinking: if it is truncated, this process ends',
     );
   }
-
-  /** The store that another process has left, or a new one with nothing but a swap header. */
-  #openStore(options: BlockDeviceOptions): PageStore {
-    const { files } = options;
-    const wanted = storeOptions(options);
-    if (files?.isKept !== true) {
-      const store = PageStore.make(wanted, makeStore(storeShape(wanted), files));
-      writeSwapHeader(store, options);
-      store.mapped.header.complete();
-      return store;
-    }
-    const start = performance.now();
-    const mapped = mapStore(storeShape(wanted), files);
-    const { isClean } = mapped.header;
-    const [store, { damaged }] = PageStore.recover(wanted, mapped);
-    const millis = Math.round(performance.now() - start);
-    const how = isClean ? 'left in order' : 'left by a process that was killed';
-    const { pagesStored, comprDataSize } = COUNTER;
-    const held = `${store.counters[pagesStored]} pages in ${formatBytes(store.counters[comprDataSize]!)}`;
-    this.#report('info', `store found, ${how}: ${held}, made whole in ${millis} ms`);
-    if (damaged > 0) this.#report('error', `store: ${damaged} pages are damaged, and lost`);
-    return store;
-  }
 }
 
-function storeOptions(options: BlockDeviceOptions): PageStoreOptions {
-  const { name, diskBytes, diskBytesMax = diskBytes, backing, queueThreads = 1 } = options;
-  const { poolLimitBytes, incompressibleBytes, isLocked = false } = options;
-  const { wipesOnFree = false } = options;
-  return {
-    name,
-    slots: diskBytes / PAGE_BYTES,
-    slotsMax: diskBytesMax / PAGE_BYTES,
-    threads: queueThreads,
-    isLocked,
-    wipesOnFree,
-    ...(backing === undefined ? {} : { hasBacking: true, backing: backing.identity }),
-    ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
-    ...(incompressibleBytes === undefined ? {} : { incompressibleBytes }),
-  };
-}
-
-function writeSwapHeader(store: PageStore, options: BlockDeviceOptions): void {
-  const header = swapHeader(options);
-  for (let at = 0; at < header.length; at += PAGE_BYTES) {
-    if (!store.writeRaw(at / PAGE_BYTES, header.subarray(at, at + PAGE_BYTES))) {
-      const limit = options.poolLimitBytes;
-      const cause = limit === undefined ? 'no memory' : `pool limit ${formatBytes(limit)}`;
-      throw new RefusedError(`${options.name}: no room for the swap header (${cause})`);
-    }
-  }
-}
-
-/** The backing swap's own header, or a new one: the first guest page of the device. */
-function swapHeader(options: BlockDeviceOptions): Uint8Array {
-  const { diskBytes, guestPageBytes, name, backing } = options;
-  if (backing !== undefined) return takeOverSwapHeader(backing.start, guestPageBytes, diskBytes);
-  const uuid = randomBytes(16);
-  // RFC 4122 version 4, as uuidgen makes them.
-  uuid[6] = (uuid[6]! & 0x0f) | 0x40;
-  uuid[8] = (uuid[8]! & 0x3f) | 0x80;
-  return makeSwapHeader({ diskBytes, guestPageBytes, uuid, label: name });
+/** What a device must be for another process's to go on with it. */
+export function identityOf(
+  options: BlockDeviceOptions,
+): Pick<DeviceState, 'name' | 'slotsMax' | 'queueCount' | 'guestPageBytes'> {
+  const { name, diskBytes, diskBytesMax = diskBytes, numQueues, guestPageBytes } = options;
+  return { name, slotsMax: diskBytesMax / PAGE_BYTES, queueCount: numQueues, guestPageBytes };
 }

@@ -40,7 +40,11 @@ function numberOfGroup(group: string): number {
 
 /** Listens at `path`; throws RefusedError (in use, not a socket) or SystemError (no permission). */
 export function openListeningSocket(path: string, access: SocketAccess): ListeningSocket {
-  const fd = listenAs(path, access);
+  return listeningSocket(listenAs(path, access), path);
+}
+
+/** One that listens at `path` already, another process's until now. */
+export function listeningSocket(fd: number, path: string): ListeningSocket {
   const { ino, dev } = lstatSync(path);
   return {
     fd,
@@ -66,4 +70,5 @@ function listenAs(path: string, access: SocketAccess): number {
 }
 
 export { abortWith, exitNow } from '../native/process.ts';
+export { acceptConnection } from '../native/socket.ts';
 export { closeFd, isListening };

@@ -7,6 +7,7 @@
 import type { Faults } from '../backing/fault-io.ts';
 import type { StoreShare } from '../store/page-store.ts';
 import type { BlockDeviceOptions } from './block-device.ts';
+import type { DeviceState } from './handover.ts';
 import type { DeviceQueues, ReportLevel } from './queue-set.ts';
 import type { LineEnd } from './thread-call.ts';
 
@@ -14,10 +15,12 @@ import type { LineEnd } from './thread-call.ts';
 export interface ReactorOptions {
   /** eventfd by which orders are announced. */
   readonly wakeFd: number;
-  readonly devices: readonly BlockDeviceOptions[];
   /** To the queue threads that help it. */
   readonly lines: readonly LineEnd[];
 }
+
+/** Listening sockets that go with a device to another process. */
+export type HandedOverSockets = Pick<DeviceState, 'listenFd' | 'controlFd'>;
 
 /** How a queue thread begins. */
 export interface QueueWorkerOptions {
@@ -47,6 +50,19 @@ export type QueueCall =
   | { readonly kind: 'fail' };
 
 export type Order =
+  /** Loads and compiles what a device needs. */
+  | { readonly kind: 'warmUp' }
+  /** Makes a device; one that was taken over stays paused. */
+  | { readonly kind: 'open'; readonly options: BlockDeviceOptions }
+  /** Hands a device over to the process that listens at `path`, and ends this one if it takes it. */
+  | {
+      readonly kind: 'handOver';
+      readonly device: string;
+      readonly path: string;
+      readonly sockets: HandedOverSockets;
+    }
+  /** Begins to serve what was taken over. */
+  | { readonly kind: 'resume'; readonly device: string; readonly listenFd: number | undefined }
   | { readonly kind: 'listen'; readonly device: string; readonly fd: number }
   | { readonly kind: 'adopt'; readonly device: string; readonly fd: number }
   /** The limit on compressed bytes in memory of a device with a backing swap. */
@@ -58,9 +74,11 @@ export type Order =
   | { readonly kind: 'faults'; readonly device: string; readonly faults: Faults };
 
 export type ReactorReport =
+  | { readonly kind: 'warm' }
   /** The device exists; `figuresFd` is the file whose first page holds its figures. */
   | { readonly kind: 'ready'; readonly device: string; readonly figuresFd: number }
   | { readonly kind: 'refused'; readonly reason: string }
+  | { readonly kind: 'kept'; readonly device: string; readonly reason: string }
   | { readonly kind: 'connection'; readonly device: string; readonly isConnected: boolean }
   | {
       readonly kind: 'log';

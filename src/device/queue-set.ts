@@ -18,7 +18,7 @@ import type { Inflight, VringAddress } from '../vhost-user-ts/index.ts';
 import { BlockQueue } from '../virtio-blk/block-queue.ts';
 import { REQUESTS } from '../virtio-blk/page-device.ts';
 import { InflightArea } from './inflight-area.ts';
-import { type KickWatcher, Ring, type RingFeatures } from './ring.ts';
+import { type KickWatcher, Ring, type RingFeatures, type RingState } from './ring.ts';
 
 /** Pages a ring may cost in one turn: about 200 µs of compression. */
 const TURN_PAGES = 64;
@@ -26,7 +26,7 @@ const TURN_PAGES = 64;
 const FORGET_AFTER_MICROS = 500_000;
 
 /** A ring that is stopped: what it may still do of the request that it is at, ... */
-const FINISH_PAGES = 1024;
+const FINISH_PAGES = 64;
 /** ... how long it may wait for the backing swap, and between two looks at it. */
 const FINISH_MICROS = 2_000_000;
 const FINISH_LOOK_MILLIS = 50;
@@ -66,6 +66,11 @@ export interface DeviceQueues {
   isServing(): boolean;
   /** The disk is larger now. */
   grow(slots: number): void;
+  /** Lets what is begun come to its end and serves nothing until resume(): its rings. */
+  pause(): RingState[];
+  resume(): void;
+  /** Rings of another process, which has paused them; memory is there. Nothing is served yet. */
+  restore(rings: readonly RingState[], terms: RingFeatures): void;
   /** The session is over: rings stop, guest memory is unmapped. */
   close(): void;
 }
@@ -98,6 +103,7 @@ export class QueueSet implements DeviceQueues {
   #lastWork = 0;
   #isGuestResident = false;
   #inflight: InflightArea | undefined;
+  #isPaused = false;
 
   constructor(options: QueueSetOptions, watcher: KickWatcher, report: Report) {
     this.#name = options.name;
@@ -280,9 +286,33 @@ export class QueueSet implements DeviceQueues {
     this.#store.grow(slots);
   }
 
+  pause(): RingState[] {
+    const rings = this.#rings.filter((ring) => ring !== undefined);
+    for (const ring of rings) this.#finish(ring);
+    this.#isPaused = true;
+    this.#listServed();
+    return rings.map((ring) => ring.state);
+  }
+
+  resume(): void {
+    this.#isPaused = false;
+    this.#listServed();
+    // Whether the driver was told of what was published last is not known.
+    for (const ring of this.#served) ring.signalCall();
+  }
+
+  restore(rings: readonly RingState[], terms: RingFeatures): void {
+    this.#isPaused = true;
+    for (const state of rings) {
+      const region = state.isStarted ? this.#inflight?.region(state.index) : undefined;
+      this.#ring(state.index).restore(state, terms, region);
+    }
+  }
+
   close(): void {
     for (const ring of this.#rings) ring?.close();
     this.#served = [];
+    this.#isPaused = false;
     this.#inflight = undefined;
     this.#memory.release();
   }
@@ -307,7 +337,8 @@ export class QueueSet implements DeviceQueues {
   }
 
   #listServed(): void {
-    this.#served = this.#rings.filter((ring): ring is Ring => ring?.isServed === true);
+    const isToServe = (ring: Ring | undefined) => ring?.isServed === true && !this.#isPaused;
+    this.#served = this.#rings.filter((ring): ring is Ring => isToServe(ring));
   }
 
   /** Rings never point into memory that is being changed; those that no longer lie in it stop. */

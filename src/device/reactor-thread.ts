@@ -27,33 +27,56 @@ export class ReactorThread {
   readonly #worker: Worker;
   readonly #events: ReactorThreadEvents;
   readonly #wakeFd: number;
-  readonly #devices: readonly BlockDeviceOptions[];
+  readonly #devices = new Map<string, BlockDeviceOptions>();
   readonly #figures = new Map<string, HeaderFigures>();
   readonly #ended: Promise<unknown>;
+  /** Who waits for a device to be made, or for word of one that was to be handed over. */
+  #onAnswer: ((report: ReactorReport) => void) | undefined;
   #isStopping = false;
 
-  private constructor(devices: readonly BlockDeviceOptions[], events: ReactorThreadEvents) {
-    this.#devices = devices;
+  /** With so many queue threads to help it; devices are opened in it. */
+  constructor(helpers: number, events: ReactorThreadEvents) {
     this.#wakeFd = createEventFd();
     this.#events = events;
-    const helpers = Math.max(0, ...devices.map(({ queueThreads = 1 }) => queueThreads - 1));
     const lines = Array.from({ length: helpers }, () => makeLine());
     const queueWorkers = lines.map(({ answerer }) => this.#startQueueThread(answerer));
     const callers = lines.map(({ caller }) => caller);
-    const workerData: ReactorOptions = { wakeFd: this.#wakeFd, devices, lines: callers };
+    const workerData: ReactorOptions = { wakeFd: this.#wakeFd, lines: callers };
     this.#worker = this.#startWorker('reactor-worker', workerData, callers);
+    this.#worker.on('error', (error) => abortWith('a reactor', error));
     const exits = [this.#worker, ...queueWorkers].map((worker) => once(worker, 'exit'));
     this.#ended = Promise.all(exits);
   }
 
-  /** Starts a thread with these devices; resolves when they exist, rejects with the reason. */
-  static async start(
-    devices: readonly BlockDeviceOptions[],
-    events: ReactorThreadEvents,
-  ): Promise<ReactorThread> {
-    const thread = new ReactorThread(devices, events);
-    await thread.#untilReady();
-    return thread;
+  /** Resolves when the thread is up, and all that a device needs is loaded and compiled. */
+  async warmUp(): Promise<void> {
+    await this.#answerTo({ kind: 'warmUp' });
+  }
+
+  /** Makes a device; resolves when it exists, rejects with the reason. */
+  async open(options: BlockDeviceOptions): Promise<void> {
+    this.#devices.set(options.name, options);
+    const report = await this.#answerTo({ kind: 'open', options });
+    if (report.kind === 'refused') throw new RefusedError(report.reason);
+    if (report.kind !== 'ready') return;
+    const header = mapFileWindow(report.figuresFd, 0, FIGURES_BYTES);
+    this.#figures.set(report.device, headerFigures(header));
+  }
+
+  /** Hands a device over; this process ends with that. Rejects with the reason if it goes on. */
+  async handOver(order: Extract<Order, { kind: 'handOver' }>): Promise<never> {
+    const report = await this.#answerTo(order);
+    throw new RefusedError(report.kind === 'kept' ? report.reason : 'unexpected answer');
+  }
+
+  #answerTo(order: Order): Promise<ReactorReport> {
+    return new Promise((resolve, reject) => {
+      this.#onAnswer = resolve;
+      this.#worker.once('exit', (code) => {
+        if (!this.#isStopping) reject(new Error(`a reactor thread ended early, code ${code}`));
+      });
+      this.order(order);
+    });
   }
 
   order(order: Order): void {
@@ -62,7 +85,7 @@ export class ReactorThread {
   }
 
   statistics(device: string): Statistics {
-    const { backing } = this.#devices.find((each) => each.name === device)!;
+    const { backing } = this.#devices.get(device)!;
     return readStatistics(backing?.path ?? null, this.#figures.get(device)!);
   }
 
@@ -93,23 +116,8 @@ export class ReactorThread {
       if (report.kind === 'connection') {
         this.#events.connection(report.device, report.isConnected);
       }
+      if (report.kind !== 'log' && report.kind !== 'connection') this.#onAnswer?.(report);
     });
     return worker;
-  }
-
-  #untilReady(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.#worker.on('message', (report: ReactorReport) => {
-        if (report.kind === 'refused') reject(new RefusedError(report.reason));
-        if (report.kind !== 'ready') return;
-        const header = mapFileWindow(report.figuresFd, 0, FIGURES_BYTES);
-        this.#figures.set(report.device, headerFigures(header));
-        if (this.#figures.size === this.#devices.length) resolve();
-      });
-      this.#worker.on('error', (error) => abortWith('a reactor', error));
-      this.#worker.on('exit', (code) => {
-        if (!this.#isStopping) reject(new Error(`a reactor thread ended early, code ${code}`));
-      });
-    });
   }
 }

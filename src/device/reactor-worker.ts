@@ -6,12 +6,17 @@
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
-import { abortWith } from '../native/process.ts';
+import { closeFd } from '../native/fd.ts';
+import { abortWith, exitNow } from '../native/process.ts';
+import { connectUnix } from '../native/socket.ts';
+import { RequestError } from '../vhost-user-ts/index.ts';
 import { BlockDevice, type BlockDeviceOptions } from './block-device.ts';
+import { encodeState, receivesWord, sendState, sendWord, TAKEN, YOURS } from './handover.ts';
 import type { Order, QueueCall, ReactorOptions, ReactorReport } from './orders.ts';
 import type { ReportLevel } from './queue-set.ts';
 import { Reactor } from './reactor.ts';
 import { ThreadCaller } from './thread-call.ts';
+import { warmUp } from './warm-up.ts';
 
 function main(): void {
   const port = parentPort;
@@ -28,34 +33,58 @@ function main(): void {
     report: (device, level, message) => post({ kind: 'log', device, level, message }),
     connection: (device, isConnected) => post({ kind: 'connection', device, isConnected }),
   });
-  const everything: Everything = { reactor, devices: new Map(), threads };
-  const refusal = makeDevices(options.devices, everything, post);
-  if (refusal === undefined) reactor.run();
+  const everything: Everything = { reactor, devices: new Map(), threads, post };
+  reactor.run();
   reactor.close();
   for (const thread of threads) thread.call({ kind: 'stop' });
-  if (refusal === undefined) for (const device of everything.devices.values()) device.close();
-  if (refusal !== undefined) post({ kind: 'refused', reason: refusal });
+  for (const device of everything.devices.values()) device.close();
 }
 
-/** Why they cannot be made; undefined: they are. */
-function makeDevices(
-  wanted: readonly BlockDeviceOptions[],
-  { reactor, devices, threads }: Everything,
-  post: (report: ReactorReport) => void,
-): string | undefined {
+/** Makes a device, or says why it cannot be. */
+function open(options: BlockDeviceOptions, { reactor, devices, threads, post }: Everything): void {
+  const { name } = options;
+  const report = (level: ReportLevel, message: string) =>
+    post({ kind: 'log', device: name, level, message });
   try {
-    for (const each of wanted) {
-      const report = (level: ReportLevel, message: string) =>
-        post({ kind: 'log', device: each.name, level, message });
-      const device = new BlockDevice(each, reactor, report, threads);
-      devices.set(each.name, device);
-      reactor.add(device.queues);
-      post({ kind: 'ready', device: each.name, figuresFd: device.store.mapped.shared.fd });
-    }
-    return undefined;
+    const device = new BlockDevice(options, reactor, report, threads);
+    devices.set(name, device);
+    reactor.add(device.queues);
+    post({ kind: 'ready', device: name, figuresFd: device.store.mapped.shared.fd });
   } catch (error) {
-    if (error instanceof RefusedError || error instanceof SystemError) return error.message;
-    throw error;
+    const isKnown = error instanceof RefusedError || error instanceof SystemError;
+    if (!isKnown) throw error;
+    post({ kind: 'refused', reason: error.message });
+  }
+}
+
+/** Sends the device to another process, and ends this one when it is theirs; else serves on. */
+function handOver(
+  device: BlockDevice,
+  { path, sockets }: Extract<Order, { kind: 'handOver' }>,
+  post: Everything['post'],
+): void {
+  let socket: number | undefined;
+  let isPaused = false;
+  try {
+    socket = connectUnix(path);
+    const { text, fds } = encodeState(device.pause(sockets));
+    isPaused = true;
+    sendState(socket, text, fds);
+    if (receivesWord(socket, TAKEN)) {
+      sendWord(socket, YOURS);
+      // At once: nothing of it may be touched any more.
+      exitNow(0);
+    }
+    throw new RefusedError('the other process did not take it');
+  } catch (error) {
+    const isKnown =
+      error instanceof RefusedError ||
+      error instanceof SystemError ||
+      error instanceof RequestError;
+    if (!isKnown) throw error;
+    if (socket !== undefined) closeFd(socket);
+    if (isPaused) device.resume();
+    post({ kind: 'kept', device: device.name, reason: error.message });
   }
 }
 
@@ -63,10 +92,25 @@ interface Everything {
   readonly reactor: Reactor;
   readonly devices: Map<string, BlockDevice>;
   readonly threads: readonly ThreadCaller<QueueCall>[];
+  readonly post: (report: ReactorReport) => void;
 }
 
-function obey({ reactor, devices, threads }: Everything, order: Order): void {
+function obey(everything: Everything, order: Order): void {
+  const { reactor, devices, threads, post } = everything;
   switch (order.kind) {
+    case 'warmUp':
+      warmUp();
+      post({ kind: 'warm' });
+      return;
+    case 'open':
+      open(order.options, everything);
+      return;
+    case 'handOver':
+      handOver(named(devices, order.device), order, post);
+      return;
+    case 'resume':
+      reactor.resume(named(devices, order.device), order.listenFd);
+      return;
     case 'listen':
       reactor.listen(named(devices, order.device), order.fd);
       return;

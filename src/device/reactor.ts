@@ -95,6 +95,19 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     this.#begin(this.#addEndpoint(device, undefined), fd);
   }
 
+  /** Goes on with a device that was taken over, with its session if it has one. */
+  resume(device: BlockDevice, listenFd: number | undefined): void {
+    const endpoint = this.#addEndpoint(device, listenFd);
+    if (listenFd !== undefined) this.#watchListening(endpoint, listenFd);
+    const { sessionFd } = device;
+    if (sessionFd !== undefined) {
+      this.#watch(sessionFd, () => this.#pollSession(endpoint));
+      endpoint.sessionFd = sessionFd;
+      this.#events.connection?.(device.name, true);
+    }
+    device.resume();
+  }
+
   #addEndpoint(device: BlockDevice, listenFd: number | undefined): Endpoint {
     const endpoint = {
       device,

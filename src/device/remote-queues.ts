@@ -8,6 +8,7 @@ import type { GuestRegion } from '../memory/guest-memory.ts';
 import type { Inflight, VringAddress } from '../vhost-user-ts/index.ts';
 import type { QueueCall, RemoteQueuesOptions } from './orders.ts';
 import type { DeviceQueues, RingTerms } from './queue-set.ts';
+import type { RingFeatures, RingState } from './ring.ts';
 import type { ThreadCaller } from './thread-call.ts';
 
 export class RemoteQueues implements DeviceQueues {
@@ -83,6 +84,18 @@ export class RemoteQueues implements DeviceQueues {
 
   grow(slots: number): void {
     this.#call('grow', slots);
+  }
+
+  pause(): RingState[] {
+    return this.#call('pause');
+  }
+
+  resume(): void {
+    this.#call('resume');
+  }
+
+  restore(rings: readonly RingState[], terms: RingFeatures): void {
+    this.#call('restore', rings, terms);
   }
 
   close(): void {

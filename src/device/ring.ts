@@ -29,6 +29,19 @@ export interface RingFeatures {
   readonly indirect: boolean;
 }
 
+/** A ring on its way to another process. Descriptors are its own. */
+export interface RingState {
+  readonly index: number;
+  readonly num: number;
+  readonly addresses: RingAddresses | undefined;
+  readonly base: number;
+  readonly isEnabled: boolean;
+  readonly isStarted: boolean;
+  readonly kickFd: number | undefined;
+  readonly callFd: number | undefined;
+  readonly errFd: number | undefined;
+}
+
 export class Ring {
   readonly index: number;
   readonly queue: BlockQueue<PageWindow>;
@@ -159,6 +172,34 @@ export class Ring {
     }
     this.#dropKick();
     return this.#base;
+  }
+
+  /** For another process to go on with; nothing of it is being served. */
+  get state(): RingState {
+    this.queue.suspend();
+    return {
+      index: this.index,
+      num: this.#num,
+      addresses: this.#addresses,
+      base: this.#isStarted ? this.queue.ring.lastAvail : this.#base,
+      isEnabled: this.#isEnabled,
+      isStarted: this.#isStarted,
+      kickFd: this.#kickFd,
+      callFd: this.#callFd,
+      errFd: this.#errFd,
+    };
+  }
+
+  /** Becomes what a ring of another process was. Guest memory is there. */
+  restore(state: RingState, features: RingFeatures, inflight: InflightRegion | undefined): void {
+    this.#num = state.num;
+    this.#base = state.base;
+    this.#addresses = state.addresses;
+    this.#isEnabled = state.isEnabled;
+    this.setCall(state.callFd);
+    this.setErr(state.errFd);
+    if (state.isStarted) this.setKick(state.kickFd, features, inflight);
+    else if (state.kickFd !== undefined) this.#adoptKick(state.kickFd);
   }
 
   /** Guest memory is about to change: the ring's place in it is forgotten. */

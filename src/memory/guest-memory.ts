@@ -49,6 +49,13 @@ export interface GuestRegion {
   readonly mmapOffset: number;
 }
 
+/** Whether both are the same for REM_MEM_REG: the mmap offset is not compared. */
+export function isSameRegion(a: GuestRegion, b: GuestRegion): boolean {
+  return (
+    a.guestAddress === b.guestAddress && a.userAddress === b.userAddress && a.bytes === b.bytes
+  );
+}
+
 interface Part<W extends Window> {
   readonly region: GuestRegion;
   /** Offset of this part in its region, and how much of the region it answers for. */
@@ -125,12 +132,7 @@ export class GuestMemory<W extends Window = Window> {
 
   /** Unmaps the region with these addresses and size; the mmap offset is not compared. */
   removeRegion(wanted: GuestRegion): void {
-    const found = this.#regions.find(
-      (region) =>
-        region.guestAddress === wanted.guestAddress &&
-        region.userAddress === wanted.userAddress &&
-        region.bytes === wanted.bytes,
-    );
+    const found = this.#regions.find((region) => isSameRegion(region, wanted));
     if (found === undefined) throw new RefusedError(`no such memory region: ${describe(wanted)}`);
     for (const part of this.#parts) if (part.region === found) this.#unmapPart(part);
     this.#regions = this.#regions.filter((region) => region !== found);

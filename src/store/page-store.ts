@@ -165,6 +165,19 @@ export class PageStore {
     return [PageStore.#begin(options, mapped, Math.max(options.slots, grown)), recovered];
   }
 
+  /**
+   * Takes over a store from a process that has paused: what it left is whole, if it had as many
+   * threads; else it is made so.
+   */
+  static takeOver(options: PageStoreOptions, mapped: MappedStore): PageStore {
+    const { threads = 1 } = options;
+    if (mapped.header.threads !== threads) return PageStore.recover(options, mapped)[0];
+    // Nobody goes on with a compaction that was under way.
+    for (let block = 0; block < mapped.arena.blocks; block++) mapped.objects.readmit(block);
+    const slots = mapped.row[COUNTER.disksize]! / PAGE_BYTES;
+    return PageStore.#begin(options, mapped, slots);
+  }
+
   static #begin(options: PageStoreOptions, mapped: MappedStore, slots: number): PageStore {
     const { poolLimitBytes, incompressibleBytes = INCOMPRESSIBLE_BYTES, threads = 1 } = options;
     if (poolLimitBytes !== undefined) {

@@ -11,7 +11,7 @@
 
 import { RefusedError, SystemError } from '../base/errors.ts';
 import { closeFd } from '../native/fd.ts';
-import { Connection } from './connection.ts';
+import { Connection, type ConnectionState } from './connection.ts';
 import { ProtocolError, RequestError } from './errors.ts';
 import {
   type ConfigMessage,
@@ -105,6 +105,13 @@ export interface BackendHandler {
   resetDevice(): void;
 }
 
+/** A session on its way to another process: what was negotiated, and its sockets. */
+export interface SessionState {
+  readonly connection: ConnectionState;
+  readonly protocolFeatures: bigint | undefined;
+  readonly backendChannel: ConnectionState | undefined;
+}
+
 export class BackendSession {
   readonly #connection: Connection;
   readonly #handler: BackendHandler;
@@ -116,10 +123,27 @@ export class BackendSession {
   #backendChannel: Connection | undefined;
   readonly #refusedRequests = new Set<number>();
 
-  /** Takes ownership of a connected, non-blocking socket. */
-  constructor(fd: number, handler: BackendHandler) {
-    this.#connection = new Connection(fd);
+  /** Takes ownership of a connected, non-blocking socket, or goes on with what another has begun. */
+  constructor(begun: number | SessionState, handler: BackendHandler) {
     this.#handler = handler;
+    if (typeof begun === 'number') {
+      this.#connection = new Connection(begun);
+      return;
+    }
+    this.#connection = Connection.resume(begun.connection);
+    this.#protocolFeatures = begun.protocolFeatures;
+    if (begun.backendChannel !== undefined) {
+      this.#backendChannel = Connection.resume(begun.backendChannel);
+    }
+  }
+
+  /** For another process to go on with; this session may go on as well, if that does not. */
+  get state(): SessionState {
+    return {
+      connection: this.#connection.state,
+      protocolFeatures: this.#protocolFeatures,
+      backendChannel: this.#backendChannel?.state,
+    };
   }
 
   get fd(): number {

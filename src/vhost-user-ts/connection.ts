@@ -22,6 +22,14 @@ import {
 const EAGAIN = 11;
 const ECONNRESET = 104;
 
+/** A connection on its way to another process: its socket, and what of a message has come already. */
+export interface ConnectionState {
+  readonly fd: number;
+  /** Bytes of a message whose rest has not come. */
+  readonly bytes: Uint8Array;
+  readonly fds: readonly number[];
+}
+
 export class Connection {
   readonly fd: number;
   readonly #bytes = new Uint8Array(new ArrayBuffer(HEADER.BYTES + PAYLOAD_BYTES_MAX));
@@ -34,6 +42,22 @@ export class Connection {
   /** Takes ownership of a connected, non-blocking socket. */
   constructor(fd: number) {
     this.fd = fd;
+  }
+
+  /** For another process, or another object, to go on with: this one is not to be used any more. */
+  get state(): ConnectionState {
+    return { fd: this.fd, bytes: this.#bytes.slice(0, this.#received), fds: this.#fds };
+  }
+
+  /** Goes on with what another has begun; owns its descriptors. Throws ProtocolError. */
+  static resume({ fd, bytes, fds }: ConnectionState): Connection {
+    const connection = new Connection(fd);
+    connection.#fds = [...fds];
+    if (bytes.length > connection.#bytes.length) throw new ProtocolError('resumed: too long');
+    connection.#bytes.set(bytes);
+    connection.#received = bytes.length;
+    if (bytes.length > HEADER.BYTES) connection.#expectBody();
+    return connection;
   }
 
   /**

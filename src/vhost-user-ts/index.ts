@@ -6,8 +6,13 @@
 export { createEventFd, drainEventFd, signalEventFd } from '../native/eventfd.ts';
 export { createMemfd } from '../native/fd.ts';
 export { connectUnix, waitReadable } from '../native/socket.ts';
-export { type BackendHandler, BackendSession, PROTOCOL_FEATURES } from './backend.ts';
-export { Connection } from './connection.ts';
+export {
+  type BackendHandler,
+  BackendSession,
+  PROTOCOL_FEATURES,
+  type SessionState,
+} from './backend.ts';
+export { Connection, type ConnectionState } from './connection.ts';
 export { ProtocolError, RequestError } from './errors.ts';
 export { Frontend, type FrontendOptions, type VringSetup } from './frontend.ts';
 export * from './messages.ts';

@@ -91,6 +91,10 @@ export class BlockConfig {
     this.#view.setUint8(CONFIG.writeback, isOn ? 1 : 0);
   }
 
+  get isWriteback(): boolean {
+    return this.#view.getUint8(CONFIG.writeback) === 1;
+  }
+
   /**
    * A driver's write to configuration space: only `writeback` may be written (and makes no
    * difference: memory is memory). A migration's restore of the whole is accepted; what is read-only

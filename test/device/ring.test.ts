@@ -151,9 +151,9 @@ describe('starting and stopping', () => {
   });
 
   it('GET_VRING_BASE gives up a request that takes long, and it is done after the restart', () => {
-    const { local, frontEnd, driver, fds } = started(0, { size: 2048 });
+    const { local, frontEnd, driver, fds } = started(0, { size: 512 });
     frontEnd.setEnabled(0, true);
-    const data = new Random(1).bytes(1200 * 4096);
+    const data = new Random(1).bytes(200 * 4096);
     driver.submit({ type: VIRTIO_BLK_T_OUT, sector: 80, data });
     driver.ring.publish();
     expect(local.device.queues.serve()).toBe(true);

@@ -1,0 +1,80 @@
+/**
+ * A device's store, opened: new with nothing but a swap header, found again after another process, or
+ * taken over from one that has paused.
+ */
+
+import { randomBytes } from 'node:crypto';
+import { makeSwapHeader, takeOverSwapHeader } from '../backing/swap-header.ts';
+import { RefusedError } from '../base/errors.ts';
+import { formatBytes, PAGE_BYTES } from '../base/units.ts';
+import { makeStore, mapStore } from '../store/mapped-store.ts';
+import { PageStore, type PageStoreOptions, storeShape } from '../store/page-store.ts';
+import { COUNTER } from '../store/statistics.ts';
+import type { BlockDeviceOptions } from './block-device.ts';
+import type { Report } from './queue-set.ts';
+
+/** Throws RefusedError or SystemError. */
+export function openStore(options: BlockDeviceOptions, report: Report): PageStore {
+  const { files, takenOver } = options;
+  const wanted = storeOptions(options);
+  if (files !== undefined && takenOver !== undefined) {
+    return PageStore.takeOver(wanted, mapStore(storeShape(wanted), files));
+  }
+  if (files?.isKept !== true) {
+    const store = PageStore.make(wanted, makeStore(storeShape(wanted), files));
+    writeSwapHeader(store, options);
+    store.mapped.header.complete();
+    return store;
+  }
+  const start = performance.now();
+  const mapped = mapStore(storeShape(wanted), files);
+  const { isClean } = mapped.header;
+  const [store, { damaged }] = PageStore.recover(wanted, mapped);
+  const millis = Math.round(performance.now() - start);
+  const how = isClean ? 'left in order' : 'left by a process that was killed';
+  const { pagesStored, comprDataSize } = COUNTER;
+  const held = `${store.counters[pagesStored]} pages in ${formatBytes(store.counters[comprDataSize]!)}`;
+  report('info', `store found, ${how}: ${held}, made whole in ${millis} ms`);
+  if (damaged > 0) report('error', `store: ${damaged} pages are damaged, and lost`);
+  return store;
+}
+
+function storeOptions(options: BlockDeviceOptions): PageStoreOptions {
+  const { name, diskBytes, diskBytesMax = diskBytes, backing, queueThreads = 1 } = options;
+  const { poolLimitBytes, incompressibleBytes, isLocked = false } = options;
+  const { wipesOnFree = false } = options;
+  return {
+    name,
+    slots: diskBytes / PAGE_BYTES,
+    slotsMax: diskBytesMax / PAGE_BYTES,
+    threads: queueThreads,
+    isLocked,
+    wipesOnFree,
+    ...(backing === undefined ? {} : { hasBacking: true, backing: backing.identity }),
+    ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
+    ...(incompressibleBytes === undefined ? {} : { incompressibleBytes }),
+  };
+}
+
+/** Writes the first guest page, which makes the disk a swap area of its size. Throws RefusedError. */
+export function writeSwapHeader(store: PageStore, options: BlockDeviceOptions): void {
+  const header = swapHeader(options, store.slots * PAGE_BYTES);
+  for (let at = 0; at < header.length; at += PAGE_BYTES) {
+    if (!store.writeRaw(at / PAGE_BYTES, header.subarray(at, at + PAGE_BYTES))) {
+      const limit = options.poolLimitBytes;
+      const cause = limit === undefined ? 'no memory' : `pool limit ${formatBytes(limit)}`;
+      throw new RefusedError(`${options.name}: no room for the swap header (${cause})`);
+    }
+  }
+}
+
+/** The backing swap's own header, or a new one: the first guest page of the device. */
+function swapHeader(options: BlockDeviceOptions, diskBytes: number): Uint8Array {
+  const { guestPageBytes, name, backing } = options;
+  if (backing !== undefined) return takeOverSwapHeader(backing.start, guestPageBytes, diskBytes);
+  const uuid = randomBytes(16);
+  // RFC 4122 version 4, as uuidgen makes them.
+  uuid[6] = (uuid[6]! & 0x0f) | 0x40;
+  uuid[8] = (uuid[8]! & 0x3f) | 0x80;
+  return makeSwapHeader({ diskBytes, guestPageBytes, uuid, label: name });
+}

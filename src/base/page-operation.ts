@@ -19,10 +19,10 @@ export type PageResult = typeof PAGE_FAILED | typeof PAGE_DONE | typeof PAGE_PEN
  */
 export interface PageClient<W> {
   /**
-   * The data of a pending write is wanted now: copies its 4096 bytes to `offset` of `window`.
-   * False: they are not there any more, the write fails.
+   * The data of a pending write is wanted now: copies its `bytes` bytes, a page or the part that is
+   * written, to `offset` of `window`. False: they are not there any more, the write fails.
    */
-  takePage(request: number, page: number, window: W, offset: number): boolean;
+  takePage(request: number, page: number, window: W, offset: number, bytes: number): boolean;
   /**
    * A pending operation has ended. The 4096 bytes that a read found are at `offset` of `window`, for
    * as long as this call lasts.

@@ -29,7 +29,7 @@ import {
 } from '../base/page-operation.ts';
 import { PAGE_BYTES } from '../base/units.ts';
 import { sooner } from '../base/wait.ts';
-import { WINDOW_BOUNCE_OFFSET, WINDOW_WORK_BYTES } from '../memory/window.ts';
+import { copyBetween, WINDOW_BOUNCE_OFFSET, WINDOW_WORK_BYTES } from '../memory/window.ts';
 import { MOVES_MAX, MoveOut, type Mover } from './move-out.ts';
 import { PageOperations } from './page-operations.ts';
 import { KEEP_ANY, KEEP_COMPRESSED, KEEP_FILLED, type PageStore } from './page-store.ts';
@@ -47,7 +47,8 @@ export const STAGING_PAGES = 512;
 const SCRATCH = WINDOW_BOUNCE_OFFSET;
 const NONE = -1;
 
-const OP = { read: 0, write: 1, free: 2, zero: 3, zeroPart: 4, zeroPartWrite: 5, move: 6 } as const;
+/** A part is a write from when its page is whole. */
+const OP = { read: 0, write: 1, free: 2, zero: 3, part: 4, move: 5 } as const;
 
 export interface BackedStoreOptions {
   readonly memory: PageStore;
@@ -208,21 +209,22 @@ export class BackedStore implements PageIoOwner, Mover {
     return PAGE_PENDING;
   }
 
-  zeroPartOfPage(
+  writePart(
     slot: number,
     from: number,
     to: number,
-    _window: PageWindow,
-    _bounce: number,
+    window: PageWindow,
+    offset: number,
     client: PageClient<PageWindow>,
     request: number,
+    page: number,
   ): PageResult {
     const isBusy = this.#operations.find(slot) !== NONE;
-    const op = this.#operations.add(OP.zeroPart, slot, client, request, 0);
+    const op = this.#operations.add(OP.part, slot, client, request, page);
     this.#operations.from[op] = from;
     this.#operations.to[op] = to;
     if (isBusy) return PAGE_PENDING;
-    const result = this.#zeroPart(op);
+    const result = this.#changePart(op, window, offset);
     if (result !== PAGE_PENDING) this.#operations.removeFirst(op);
     return result;
   }
@@ -259,10 +261,10 @@ export class BackedStore implements PageIoOwner, Mover {
   pageEnded(staging: number, errno: number): void {
     const op = this.#operationOf[staging]!;
     const kind = this.#operations.kind[op]!;
-    if (kind === OP.zeroPart) {
-      this.#endZeroPartRead(op, staging, errno);
+    if (kind === OP.part) {
+      this.#endPartRead(op, staging, errno);
     } else if (kind === OP.read) {
-      const isDone = this.#endRead(op, staging, errno);
+      const isDone = this.#endRead(op, staging, errno, 'failed_reads');
       if (!isDone) this.#counters[COUNTER.failedReads]!++;
       this.#settle(op, isDone);
     } else {
@@ -271,22 +273,30 @@ export class BackedStore implements PageIoOwner, Mover {
     this.#feedStarved();
   }
 
-  #endZeroPartRead(op: number, staging: number, errno: number): void {
-    if (this.#endRead(op, staging, errno) && this.#rewrite(op, staging)) return;
-    this.#settle(op, this.#operations.kind[op] === OP.zeroPartWrite);
+  /** The rest of a page that is changed in part has come, or not. */
+  #endPartRead(op: number, staging: number, errno: number): void {
+    const isRead = this.#endRead(op, staging, errno, 'failed_writes');
+    if (this.#operations.client[op] === undefined) {
+      // Given up with its bytes, before anything was changed: it will be asked for again, or never.
+      this.#settle(op, false);
+      return;
+    }
+    const isThere = isRead && this.#fillPart(op, staging, undefined, 0);
+    const result = this.#storePart(op, staging, isThere);
+    if (result !== PAGE_PENDING) this.#settle(op, result === PAGE_DONE);
   }
 
   /** A page has come, or not. Whether it is the page that was written there. */
-  #endRead(op: number, staging: number, errno: number): boolean {
+  #endRead(op: number, staging: number, errno: number, counter: string): boolean {
     const slot = this.#operations.slot[op]!;
     this.#counters[COUNTER.bdevNumReads]!++;
     if (errno !== 0) {
-      this.#report('read', slot, errno);
+      this.#report('read', counter, slot, errno);
       return false;
     }
     const checksum = this.#window.codec.checksum(stagingOffset(staging), slot);
     if (checksum === this.#checksums[slot]) return true;
-    this.#report('damage', slot, 0);
+    this.#report('damage', counter, slot, 0);
     return false;
   }
 
@@ -304,7 +314,7 @@ export class BackedStore implements PageIoOwner, Mover {
       return true;
     }
     if (kind === OP.write) this.#counters[COUNTER.failedWrites]!++;
-    this.#report('write', slot, errno);
+    this.#report('write', 'failed_writes', slot, errno);
     return false;
   }
 
@@ -363,53 +373,68 @@ export class BackedStore implements PageIoOwner, Mover {
       case OP.zero:
         return this.#memory.zeroPage(at);
       default:
-        return this.#zeroPart(op);
+        return this.#changePart(op, undefined, 0);
     }
   }
 
   /** A write that waited: its data is fetched now. */
   #writeTaken(op: number): PageResult {
-    const { client, request, page, slot } = this.#operations;
+    const { client, request, page } = this.#operations;
     const staging = this.#pages.take();
     if (staging === NONE) return this.#starve(op);
     const offset = stagingOffset(staging);
-    if (!client[op]!.takePage(request[op]!, page[op]!, this.#window, offset)) {
-      this.#pages.give(staging);
-      return this.#failWrite();
-    }
-    const isKept = this.#keep(slot[op]!, this.#window, offset);
-    if (!isKept && slot[op]! >= this.#headerSlots) return this.#writeOut(op, staging);
-    this.#pages.give(staging);
-    if (!isKept) return this.#failWrite();
-    this.#counters[COUNTER.numWrites]!++;
-    return PAGE_DONE;
+    const isThere = client[op]!.takePage(request[op]!, page[op]!, this.#window, offset, PAGE_BYTES);
+    const result = isThere ? this.#storeStaged(op, staging) : this.#failWrite();
+    if (result !== PAGE_PENDING) this.#pages.give(staging);
+    return result;
   }
 
-  /** Zeroing a part of a page, by way of a staging page: read, clear, keep or write. */
-  #zeroPart(op: number): PageResult {
+  /** Stores the page in a staging page: it is kept in memory, or being written out, or neither. */
+  #storeStaged(op: number, staging: number): PageResult {
+    const slot = this.#operations.slot[op]!;
+    if (this.#keep(slot, this.#window, stagingOffset(staging))) {
+      this.#counters[COUNTER.numWrites]!++;
+      return PAGE_DONE;
+    }
+    if (slot >= this.#headerSlots) return this.#writeOut(op, staging);
+    this.#memory.reportMemory();
+    return this.#failWrite();
+  }
+
+  /**
+   * Changes a part of a page, by way of a staging page: fetch the page, replace the part, store it.
+   * The part is at `offset` of `source`, or the client's to give.
+   */
+  #changePart(op: number, source: PageWindow | undefined, offset: number): PageResult {
     const slot = this.#operations.slot[op]!;
     const staging = this.#pages.take();
     if (staging === NONE) return this.#starve(op);
     if (this.#memory.wordOf(slot) === SLOT_BACKED) return this.#queue(false, op, staging);
-    const isThere = this.#memory.load(slot, this.#window, stagingOffset(staging));
-    if (isThere && this.#rewrite(op, staging)) return PAGE_PENDING;
-    this.#pages.give(staging);
-    return this.#operations.kind[op] === OP.zeroPartWrite ? PAGE_DONE : PAGE_FAILED;
+    const isLoaded = this.#memory.load(slot, this.#window, stagingOffset(staging));
+    if (!isLoaded) this.#memory.reportDamage(slot, 'failed_writes');
+    const isThere = isLoaded && this.#fillPart(op, staging, source, offset);
+    const result = this.#storePart(op, staging, isThere);
+    if (result !== PAGE_PENDING) this.#pages.give(staging);
+    return result;
   }
 
-  /**
-   * Clears the part in a staging page that holds the whole, and stores it. True: it is being written
-   * out. Else it is kept in memory, and the operation is a zeroPartWrite; or it cannot be.
-   */
-  #rewrite(op: number, staging: number): boolean {
-    const { slot, from, to, kind } = this.#operations;
-    const offset = stagingOffset(staging);
-    this.#window.u8.fill(0, offset + from[op]!, offset + to[op]!);
-    const isKept = this.#keep(slot[op]!, this.#window, offset);
-    if (!isKept && slot[op]! < this.#headerSlots) return false;
-    kind[op] = OP.zeroPartWrite;
-    if (!isKept) this.#writeOut(op, staging);
-    return !isKept;
+  /** Replaces the part in the page that a staging page holds. False: its bytes are not there. */
+  #fillPart(op: number, staging: number, source: PageWindow | undefined, offset: number): boolean {
+    const { client, request, page } = this.#operations;
+    const from = this.#operations.from[op]!;
+    const bytes = this.#operations.to[op]! - from;
+    const at = stagingOffset(staging) + from;
+    if (source === undefined) {
+      return client[op]!.takePage(request[op]!, page[op]!, this.#window, at, bytes);
+    }
+    copyBetween(source, offset, this.#window, at, bytes);
+    return true;
+  }
+
+  #storePart(op: number, staging: number, isWhole: boolean): PageResult {
+    if (!isWhole) return this.#failWrite();
+    this.#operations.kind[op] = OP.write;
+    return this.#storeStaged(op, staging);
   }
 
   /** Ends an operation with I/O, and begins those that waited for it. */
@@ -490,16 +515,15 @@ export class BackedStore implements PageIoOwner, Mover {
   }
 
   /** Once for each kind of trouble: the counters say how often. */
-  #report(what: 'read' | 'write' | 'damage', slot: number, errno: number): void {
+  #report(what: 'read' | 'write' | 'damage', counter: string, slot: number, errno: number): void {
     if (this.#reported[what]) return;
     this.#reported[what] = true;
-    const more = what === 'write' ? 'failed_writes' : 'failed_reads';
     const trouble =
       what === 'damage'
         ? 'other bytes than were written: the backing swap was changed while in use, or is damaged'
         : `${what} failed: ${errnoText(errno)}`;
     this.#memory.onTrouble(
-      `backing swap, page ${slot}: ${trouble}; ${more} counts this and any more`,
+      `backing swap, page ${slot}: ${trouble}; ${counter} counts this and any more`,
     );
   }
 }

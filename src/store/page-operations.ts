@@ -33,7 +33,7 @@ export class PageOperations {
   readonly client: (PageClient<PageWindow> | undefined)[];
   readonly request: Int32Array;
   readonly page: Int32Array;
-  /** Bytes [from, to) of a page that is cleared in part. */
+  /** Bytes [from, to) of a page that is changed in part. */
   readonly from: Int16Array;
   readonly to: Int16Array;
   /** The staging page of its I/O, or -1. */

@@ -31,7 +31,14 @@ import {
 import { Compaction } from './compaction.ts';
 import { SLOT_LOCKS, STORE_UUID_BYTES, type StoreShape } from './layout.ts';
 import { joinStore, type MappedStore, makeStore, type SharedStore } from './mapped-store.ts';
-import { type PageWindow, WORK_IN, WORK_OUT, WORK_PAGE, wordAligned } from './page-window.ts';
+import {
+  type PageWindow,
+  WORK_IN,
+  WORK_OUT,
+  WORK_PAGE,
+  WORK_WHOLE,
+  wordAligned,
+} from './page-window.ts';
 import { countHeld, type Recovered, recoverStore } from './recovery.ts';
 import {
   accountWord,
@@ -263,11 +270,7 @@ export class PageStore {
     this.#counters[COUNTER.numReads]!++;
     if (this.load(slot, window, offset)) return PAGE_DONE;
     this.#counters[COUNTER.failedReads]!++;
-    // What is lost was told of when it was lost.
-    if (this.#table[slot] !== SLOT_LOST && !this.#isDamageReported) {
-      this.#isDamageReported = true;
-      this.onTrouble(`page ${slot}: stored data is damaged; failed_reads counts this and any more`);
-    }
+    this.reportDamage(slot, 'failed_reads');
     return PAGE_FAILED;
   }
 
@@ -285,37 +288,42 @@ export class PageStore {
   }
 
   /**
-   * Zeroes part of a page, [from, to) bytes, by way of `window`. Not counted as a read or a write.
-   * Failed: no memory or damaged data; the slot keeps what it held.
+   * HOT PATH: no allocation, no BigInt, no closures, no await.
+   * Replaces bytes [from, to) of a page by those at `offset` of `window`; counted as a page written.
+   * Failed: no memory, or the page cannot be read; the slot keeps what it held.
    */
-  zeroPartOfPage(
+  writePart(
     slot: number,
     from: number,
     to: number,
     window: PageWindow,
-    bounce: number,
+    offset: number,
   ): PageResult {
+    this.#counters[COUNTER.numWrites]!++;
     // All of it under the lock: what another thread writes meanwhile must not be undone.
     const lock = this.#lockOf(slot);
     lock?.acquire();
-    let old = SLOT_EMPTY;
-    const word = this.#withZeros(slot, from, to, window, bounce);
+    let old = this.#table[slot]!;
+    let word = SLOT_EMPTY;
+    const isThere = this.#expand(old, this.#copyOut(old, window), window, WORK_WHOLE);
+    if (isThere) {
+      window.u8.copyWithin(WORK_WHOLE + from, offset, offset + to - from);
+      word = this.secure(window, WORK_WHOLE, KEEP_ANY);
+    }
     if (word !== SLOT_EMPTY) {
       accountWord(this.#counters, this.#objects, word, 1);
       old = this.#exchange(slot, word);
     }
     lock?.release();
-    if (word === SLOT_EMPTY) return PAGE_FAILED;
+    if (word === SLOT_EMPTY) {
+      this.#counters[COUNTER.failedWrites]!++;
+      if (isThere) this.reportMemory();
+      else this.reportDamage(slot, 'failed_writes');
+      return PAGE_FAILED;
+    }
+    if (word >>> 0 >= SLOT_POSITION_MIN) this.#isOutOfMemory = false;
     this.#letGo(old);
     return PAGE_DONE;
-  }
-
-  /** The slot's page with zeros in [from, to) made to exist; SLOT_EMPTY: it cannot be. */
-  #withZeros(slot: number, from: number, to: number, window: PageWindow, bounce: number): number {
-    const word = this.#table[slot]!;
-    if (!this.#expand(word, this.#copyOut(word, window), window, bounce)) return SLOT_EMPTY;
-    window.u8.fill(0, bounce + from, bounce + to);
-    return this.secure(window, bounce, KEEP_ANY);
   }
 
   /** Nothing here is ever pending. */
@@ -531,6 +539,13 @@ export class PageStore {
     if (bytes > OBJECT_BYTES_MAX || bytes === 0) return DAMAGED_BYTES;
     copyWords(segment, at, window.i32, WORK_IN >> 2, (bytes + 3) >> 2);
     return bytes;
+  }
+
+  /** Once: the counters say how often. What is lost was told of when it was lost. */
+  reportDamage(slot: number, counter: string): void {
+    if (this.#table[slot] === SLOT_LOST || this.#isDamageReported) return;
+    this.#isDamageReported = true;
+    this.onTrouble(`page ${slot}: stored data is damaged; ${counter} counts this and any more`);
   }
 
   reportMemory(): void {

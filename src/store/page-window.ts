@@ -2,7 +2,7 @@
  * A window in which the codec works: guest memory whose pages are compressed in place. It adds to
  * the window a codec instance over the same linear memory and divides up the work area.
  *
- *   0 ───────── dictionary ───── out ───────── in ───────── page ─────── WINDOW_CODEC_BYTES
+ *   0 ──── dictionary ──── out ──── in ──── page ──── whole ──── WINDOW_CODEC_BYTES
  */
 
 import { assert } from '../base/assert.ts';
@@ -17,11 +17,13 @@ export const WORK_OUT = 16384;
 export const WORK_IN = 24576;
 /** A whole page, 4-byte aligned, for what cannot go to its place directly. */
 export const WORK_PAGE = 32768;
+/** The whole of a page that is changed in part. */
+export const WORK_WHOLE = WORK_PAGE + PAGE_BYTES;
 
 assert(LZO1X_DICT_BYTES <= WORK_OUT - DICTIONARY, 'the dictionary ends before the result');
 assert(lzo1xWorstCase(PAGE_BYTES) <= WORK_IN - WORK_OUT, 'the worst result ends before the input');
 assert(WORK_IN + PAGE_BYTES <= WORK_PAGE, 'an input ends before the page');
-assert(WORK_PAGE + PAGE_BYTES <= WINDOW_CODEC_BYTES, 'the page ends in the work area');
+assert(WORK_WHOLE + PAGE_BYTES <= WINDOW_CODEC_BYTES, 'the pages end in the work area');
 
 export class PageWindow extends Window {
   readonly codec: Lzo1x;

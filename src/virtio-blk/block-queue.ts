@@ -206,10 +206,14 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
 
   // ── PageClient ────────────────────────────────────────────────────────────────────────────────
 
-  takePage(index: number, page: number, window: W, offset: number): boolean {
+  takePage(index: number, page: number, window: W, offset: number, bytes: number): boolean {
     const request = this.#requests[index]!;
+    if (request.type === VIRTIO_BLK_T_WRITE_ZEROES) {
+      window.u8.fill(0, offset, offset + bytes);
+      return true;
+    }
     this.#find(request, page);
-    if (this.#finder.gather(window, offset, PAGE_BYTES)) return true;
+    if (this.#finder.gather(window, offset, bytes)) return true;
     this.#foundIn = undefined;
     return false;
   }
@@ -467,9 +471,10 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   #clearPart(request: BlockRequest, slot: number): void {
     const { from, to } = this.#ranges;
     const window = this.#statusWindow!;
-    const bounce = WINDOW_BOUNCE_OFFSET;
+    const at = WINDOW_BOUNCE_OFFSET;
+    window.u8.fill(0, at, at + to - from);
     const { index } = request;
-    this.#note(request, this.#device.zeroPartOfPage(slot, from, to, window, bounce, this, index));
+    this.#note(request, this.#device.writePart(slot, from, to, window, at, this, index, 0));
   }
 
   /** Nothing of the request is left to begin, but operations are pending. */

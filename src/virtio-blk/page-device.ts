@@ -35,15 +35,19 @@ export interface PageDevice<W extends Window = Window> {
   freePage(slot: number, client: PageClient<W>, request: number): PageResult;
   /** The page reads as zeros. */
   zeroPage(slot: number, client: PageClient<W>, request: number): PageResult;
-  /** Zeroes bytes [from, to) of a page, by way of a page of memory at `bounce` of `window`. */
-  zeroPartOfPage(
+  /**
+   * Replaces bytes [from, to) of a page by those at `offset` of `window`, which nobody changes
+   * meanwhile; all at once: of two that change one page neither undoes what the other did.
+   */
+  writePart(
     slot: number,
     from: number,
     to: number,
     window: W,
-    bounce: number,
+    offset: number,
     client: PageClient<W>,
     request: number,
+    page: number,
   ): PageResult;
   /**
    * The client asks for nothing any more: what it has pending ends without it. Writes that have

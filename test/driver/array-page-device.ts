@@ -54,10 +54,10 @@ export class ArrayPageDevice<W extends Window = Window> implements PageDevice<W>
     return PAGE_DONE;
   }
 
-  zeroPartOfPage(slot: number, from: number, to: number): PageResult {
+  writePart(slot: number, from: number, to: number, window: W, offset: number): PageResult {
     this.#record('part', slot);
     if (this.bad.has(slot)) return PAGE_FAILED;
-    this.page(slot).fill(0, from, to);
+    this.page(slot).set(window.u8.subarray(offset, offset + to - from), from);
     return PAGE_DONE;
   }
 

@@ -17,6 +17,7 @@ import type { Random } from './random.ts';
 
 /** Where data passes through: a window that is no guest's. */
 const PLACE = 65536;
+const PAGE_BYTES = 4096;
 
 interface Pending {
   readonly slot: number;
@@ -60,7 +61,8 @@ export class PendingPageDevice implements PageDevice<PageWindow> {
   ): PageResult {
     if (!this.#waits(slot)) return this.pages.writePage(slot, window, offset);
     return this.#wait(slot, client, request, page, () => {
-      if (!client.takePage(request, page, this.#window, PLACE)) throw new Error('no data');
+      if (!client.takePage(request, page, this.#window, PLACE, PAGE_BYTES))
+        throw new Error('no data');
       return this.pages.writePage(slot, this.#window, PLACE);
     });
   }
@@ -89,17 +91,22 @@ export class PendingPageDevice implements PageDevice<PageWindow> {
     return this.#wait(slot, client, request, 0, () => this.pages.zeroPage(slot));
   }
 
-  zeroPartOfPage(
+  writePart(
     slot: number,
     from: number,
     to: number,
-    _window: PageWindow,
-    _bounce: number,
+    window: PageWindow,
+    offset: number,
     client: PageClient<PageWindow>,
     request: number,
+    page: number,
   ): PageResult {
-    if (!this.#waits(slot)) return this.pages.zeroPartOfPage(slot, from, to);
-    return this.#wait(slot, client, request, 0, () => this.pages.zeroPartOfPage(slot, from, to));
+    if (!this.#waits(slot)) return this.pages.writePart(slot, from, to, window, offset);
+    return this.#wait(slot, client, request, page, () => {
+      const isThere = client.takePage(request, page, this.#window, PLACE, to - from);
+      if (!isThere) throw new Error('no data');
+      return this.pages.writePart(slot, from, to, this.#window, PLACE);
+    });
   }
 
   abandon(client: PageClient<PageWindow>): void {

@@ -10,7 +10,13 @@ import { LZO1X_DICT_BYTES, lzo1xWorstCase } from '../../src/lzo-wasm/lzo1x.ts';
 import { GuestMemory } from '../../src/memory/guest-memory.ts';
 import { WINDOW_BOUNCE_OFFSET } from '../../src/memory/window.ts';
 import { PageStore } from '../../src/store/page-store.ts';
-import { PageWindow, WORK_IN, WORK_OUT, WORK_PAGE } from '../../src/store/page-window.ts';
+import {
+  PageWindow,
+  WORK_IN,
+  WORK_OUT,
+  WORK_PAGE,
+  WORK_WHOLE,
+} from '../../src/store/page-window.ts';
 import type { PageDevice } from '../../src/virtio-blk/page-device.ts';
 import { GuestRam, type RamRegion, USER_BASE } from '../driver/guest-ram.ts';
 import type { Random } from '../driver/random.ts';
@@ -205,7 +211,7 @@ export class HostileGuest {
         [LZO1X_DICT_BYTES, WORK_OUT],
         [WORK_OUT + lzo1xWorstCase(PAGE) + 32, WORK_IN],
         [WORK_IN + PAGE, WORK_PAGE],
-        [WORK_PAGE + PAGE, WINDOW_BOUNCE_OFFSET],
+        [WORK_WHOLE + PAGE, WINDOW_BOUNCE_OFFSET],
       ] as const) {
         this.#canaries.push(new Canary(window.u8.subarray(from, to), `work area from ${from}`));
       }
@@ -274,18 +280,12 @@ export class CheckedStore implements PageDevice<PageWindow> {
     return this.#store.zeroPage(slot);
   }
 
-  zeroPartOfPage(
-    slot: number,
-    from: number,
-    to: number,
-    window: PageWindow,
-    at: number,
-  ): PageResult {
+  writePart(slot: number, from: number, to: number, window: PageWindow, at: number): PageResult {
     this.#note(slot, window, at);
-    check(from >= 0 && from <= to && to <= PAGE, `part [${from}, ${to}) of slot ${slot}`);
+    check(from >= 0 && from < to && to <= PAGE, `part [${from}, ${to}) of slot ${slot}`);
     this.cleared++;
-    this.#model[slot]!.fill(0, from, to);
-    return this.#store.zeroPartOfPage(slot, from, to, window, at);
+    this.#model[slot]!.set(window.u8.subarray(at, at + to - from), from);
+    return this.#store.writePart(slot, from, to, window, at);
   }
 
   abandon(): void {}

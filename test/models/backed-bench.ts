@@ -7,7 +7,7 @@
 import { ExtentMap } from '../../src/backing/extent-map.ts';
 import { LATENCY_BUCKETS, PageIo } from '../../src/backing/page-io.ts';
 import { PAGE_DONE, PAGE_PENDING, type PageResult } from '../../src/base/page-operation.ts';
-import { WINDOW_BOUNCE_OFFSET, WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
+import { WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
 import { BackedStore, STAGING_PAGES, STAGING_WINDOW_BYTES } from '../../src/store/backed-store.ts';
 import { PageStore, type PageStoreOptions } from '../../src/store/page-store.ts';
 import { PageWindow } from '../../src/store/page-window.ts';
@@ -32,7 +32,6 @@ interface Flight {
   readonly slot: number;
   readonly data: Uint8Array | undefined;
   readonly from: number;
-  readonly to: number;
 }
 
 export interface Outcome {
@@ -92,10 +91,18 @@ export class BackedBench {
 
   // ── PageClient ────────────────────────────────────────────────────────────────────────────────
 
-  takePage(request: number, page: number, window: PageWindow, offset: number): boolean {
+  takePage(
+    request: number,
+    page: number,
+    window: PageWindow,
+    offset: number,
+    bytes: number,
+  ): boolean {
     if (page !== request % 7) throw new Error(`operation ${request}: asked for page ${page}`);
     if (this.isMemoryGone) return false;
-    window.u8.set(this.#flights.get(request)!.data!, offset);
+    const { data } = this.#flights.get(request)!;
+    if (bytes !== data!.length) throw new Error(`operation ${request}: asked for ${bytes} bytes`);
+    window.u8.set(data!, offset);
     return true;
   }
 
@@ -110,23 +117,29 @@ export class BackedBench {
   // ── Operations ────────────────────────────────────────────────────────────────────────────────
 
   write(slot: number, data: Uint8Array): PageResult {
-    return this.#run({ kind: 'write', slot, data: data.slice(), from: 0, to: 0 });
+    return this.#run({ kind: 'write', slot, data: data.slice(), from: 0 });
   }
 
   read(slot: number): PageResult {
-    return this.#run({ kind: 'read', slot, data: undefined, from: 0, to: 0 });
+    return this.#run({ kind: 'read', slot, data: undefined, from: 0 });
   }
 
   free(slot: number): PageResult {
-    return this.#run({ kind: 'free', slot, data: undefined, from: 0, to: 0 });
+    return this.#run({ kind: 'free', slot, data: undefined, from: 0 });
   }
 
   zero(slot: number): PageResult {
-    return this.#run({ kind: 'zero', slot, data: undefined, from: 0, to: 0 });
+    return this.#run({ kind: 'zero', slot, data: undefined, from: 0 });
   }
 
-  zeroPart(slot: number, from: number, to: number): PageResult {
-    return this.#run({ kind: 'part', slot, data: undefined, from, to });
+  /** Replaces [from, from + part.length). */
+  writePart(slot: number, from: number, part: Uint8Array): PageResult {
+    return this.#run({ kind: 'part', slot, data: part.slice(), from });
+  }
+
+  /** What is in flight was given up. */
+  forget(): void {
+    this.#flights.clear();
   }
 
   /** Starts what is queued, ends all I/O (`result`: how), until nothing is in flight. */
@@ -182,9 +195,10 @@ export class BackedBench {
     return result;
   }
 
-  #call({ kind, slot, from, to }: Flight, request: number): PageResult {
+  #call({ kind, slot, data, from }: Flight, request: number): PageResult {
     const { store } = this;
     const window = this.#window;
+    const to = from + (data?.length ?? 0);
     switch (kind) {
       case 'write':
         return store.writePage(slot, window, GUEST_PAGE, this, request, request % 7);
@@ -195,19 +209,23 @@ export class BackedBench {
       case 'zero':
         return store.zeroPage(slot, this, request);
       case 'part':
-        return store.zeroPartOfPage(slot, from, to, window, WINDOW_BOUNCE_OFFSET, this, request);
+        return store.writePart(slot, from, to, window, GUEST_PAGE, this, request, request % 7);
     }
   }
 
   #end(flight: Flight, isDone: boolean, window: PageWindow, at: number): void {
-    const { kind, slot, data, from, to } = flight;
+    const { kind, slot, data, from } = flight;
     this.outcomes.push({ kind, slot, isDone });
     const before = this.model.get(slot) ?? ZEROS;
     if (!isDone) return;
     if (kind === 'write') this.model.set(slot, data!);
     if (kind === 'free') this.model.delete(slot);
     if (kind === 'zero') this.model.set(slot, ZEROS);
-    if (kind === 'part') this.model.set(slot, before.slice().fill(0, from, to));
+    if (kind === 'part') {
+      const whole = before.slice();
+      whole.set(data!, from);
+      this.model.set(slot, whole);
+    }
     if (kind === 'read' && Buffer.compare(window.u8.subarray(at, at + PAGE), before) !== 0) {
       throw new Error(`slot ${slot}: other bytes than were written`);
     }

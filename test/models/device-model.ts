@@ -169,6 +169,7 @@ export class DeviceModel {
     if (isWhole && isFree) this.store.free(slot);
     else if (isWhole) this.store.put(slot, new Uint8Array(PAGE_BYTES), 'zero');
     else if (type === TYPE.writeZeroes) {
+      this.store.writes++;
       this.store.put(slot, this.store.page(slot).slice().fill(0, from, to));
     }
   }

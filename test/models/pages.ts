@@ -95,3 +95,12 @@ export const PAGE_KINDS: Record<string, (random: Random) => Uint8Array> = {
 export function somePage(random: Random): Uint8Array {
   return PAGE_KINDS[random.pick(Object.keys(PAGE_KINDS))]!(random);
 }
+
+/** Where any part of a page begins, and its bytes: by sectors, or not; some of them zeros. */
+export function somePart(random: Random): [from: number, part: Uint8Array] {
+  const step = random.pick([512, 512, 1]);
+  const from = random.below(PAGE_BYTES / step);
+  const to = random.between(from + 1, PAGE_BYTES / step);
+  const page = random.rarely(3) ? new Uint8Array(PAGE_BYTES) : somePage(random);
+  return [from * step, page.slice(from * step, to * step)];
+}

@@ -3,7 +3,7 @@
 import { expect } from 'vitest';
 import { PAGE_DONE } from '../../src/base/page-operation.ts';
 import { PAGE_BYTES } from '../../src/base/units.ts';
-import { WINDOW_BOUNCE_OFFSET, WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
+import { WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
 import { PageStore, type PageStoreOptions } from '../../src/store/page-store.ts';
 import { PageWindow } from '../../src/store/page-window.ts';
 import { COUNTER, readStatistics } from '../../src/store/statistics.ts';
@@ -71,12 +71,22 @@ export class StoreBench {
     this.model.put(slot, new Uint8Array(PAGE_BYTES));
   }
 
-  zeroPart(slot: number, from: number, to: number): boolean {
+  /** Replaces [from, from + part.length); the part lies at `offset` of the window. */
+  writePart(slot: number, from: number, part: Uint8Array, offset = GUEST_PAGE): boolean {
     const { store, window, model } = this;
-    const bounce = WINDOW_BOUNCE_OFFSET;
-    const isDone = store.zeroPartOfPage(slot, from, to, window, bounce) === PAGE_DONE;
-    if (isDone) model.put(slot, model.page(slot).slice().fill(0, from, to));
-    return isDone;
+    window.u8.set(part, offset);
+    const to = from + part.length;
+    const isDone = store.writePart(slot, from, to, window, offset) === PAGE_DONE;
+    expect(Buffer.compare(window.u8.subarray(offset, offset + part.length), part)).toBe(0);
+    model.writes++;
+    if (!isDone) {
+      model.failedWrites++;
+      return false;
+    }
+    const page = model.page(slot).slice();
+    page.set(part, from);
+    model.put(slot, page);
+    return true;
   }
 
   compareStatistics(): void {

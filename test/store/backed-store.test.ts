@@ -8,7 +8,7 @@ import { PAGE_DONE, PAGE_FAILED, PAGE_PENDING } from '../../src/base/page-operat
 import { STAGING_PAGES } from '../../src/store/backed-store.ts';
 import { BackedBench, type BackedBenchOptions } from '../models/backed-bench.ts';
 import { compressedBytes } from '../models/page-store-model.ts';
-import { PAGE_KINDS, pageCompressingTo, somePage } from '../models/pages.ts';
+import { PAGE_KINDS, pageCompressingTo, somePage, somePart } from '../models/pages.ts';
 import { type Random, replayable, SEED, seededRandom } from '../models/random.ts';
 
 const PAGE = 4096;
@@ -20,6 +20,7 @@ const page = (kind: string) => PAGE_KINDS[kind]!(random);
 const almostHalf = () => new Uint8Array(PAGE).map((_, i) => (i < 1850 ? random.below(256) : 0));
 const noise = () => page('random');
 const text = () => page('text');
+const zeros = (bytes: number) => new Uint8Array(bytes);
 
 function setUp(options: Partial<BackedBenchOptions> = {}): BackedBench {
   return new BackedBench({ slots: 64, memlimitBytes: MIB, ...options });
@@ -113,7 +114,7 @@ describe('an operation on a slot with I/O under way', () => {
     bench.read(9);
     bench.write(9, text());
     bench.read(9);
-    bench.zeroPart(9, 512, 1024);
+    bench.writePart(9, 512, random.bytes(512));
     bench.read(9);
     bench.free(9);
     bench.read(9);
@@ -177,17 +178,17 @@ function placed(client: BackedBench, data: Uint8Array): unknown[] {
   return [window, 65536, client, 0, 0];
 }
 
-describe('zeroing part of a page', () => {
+describe('writing part of a page', () => {
   it('that is on the swap reads it, and keeps or writes what is left', () => {
     const bench = setUp();
     bench.write(5, noise());
     bench.write(6, noise());
     bench.settle();
     // What is left of one is as little to compress as it was; of the other nearly nothing.
-    bench.zeroPart(5, 0, 512);
-    bench.zeroPart(6, 512, 4096);
+    bench.writePart(5, 0, random.bytes(512));
+    bench.writePart(6, 512, zeros(3584));
     bench.settle();
-    expect(bench.statistics).toMatchObject({ pages_on_backing: 1, pages_stored: 1 });
+    expect(bench.statistics).toMatchObject({ pages_on_backing: 1, pages_stored: 1, num_writes: 4 });
     bench.compareAll();
   });
 
@@ -195,8 +196,9 @@ describe('zeroing part of a page', () => {
     const bench = setUp({ memlimitBytes: 2 * PAGE });
     for (let slot = 5; slot < 9; slot++)
       bench.write(slot, pageCompressingTo(2040, random, compressedBytes));
-    bench.zeroPart(5, 0, 512);
+    bench.writePart(5, 0, random.bytes(512));
     bench.settle();
+    expect(bench.statistics).toMatchObject({ pages_on_backing: 2, num_writes: 5 });
     bench.compareAll();
     bench.compareCounts();
   });
@@ -205,8 +207,71 @@ describe('zeroing part of a page', () => {
     const bench = setUp();
     bench.write(5, noise());
     bench.settle();
-    bench.zeroPart(5, 0, 512);
+    bench.writePart(5, 0, random.bytes(512));
     bench.settle(-EIO);
+    expect(bench.outcomes.at(-1)).toEqual({ kind: 'part', slot: 5, isDone: false });
+    expect(bench.statistics).toMatchObject({ num_writes: 2, failed_writes: 1, failed_reads: 0 });
+    expect(bench.troubles).toEqual([expect.stringMatching(/read failed: EIO .*failed_writes/)]);
+    bench.compareAll();
+  });
+
+  it('fails where other bytes than were written come back, and leaves them', () => {
+    const bench = setUp();
+    bench.write(5, noise());
+    bench.settle();
+    bench.io.disk[5 * PAGE + 4000]! ^= 1;
+    bench.writePart(5, 0, random.bytes(512));
+    bench.settle();
+    expect(bench.outcomes.at(-1)!.isDone).toBe(false);
+    expect(bench.io.log.filter(({ isWrite }) => isWrite)).toHaveLength(1);
+    bench.io.disk[5 * PAGE + 4000]! ^= 1;
+    bench.compareAll();
+  });
+
+  it('fails on a page in memory that is damaged, says so once, and leaves it', () => {
+    const bench = setUp();
+    bench.write(5, text());
+    const { table, arena } = bench.memory.mapped;
+    const position = table[5]!;
+    const words = arena.segments[0]!;
+    words.fill(-1, position, position + 100);
+    for (let i = 0; i < 2; i++) expect(bench.writePart(5, 0, random.bytes(512))).toBe(PAGE_FAILED);
+    expect(table[5]).toBe(position);
+    expect(bench.statistics.failed_writes).toBe(2);
+    expect(bench.troubles).toEqual([expect.stringMatching(/page 5: .*damaged; failed_writes/)]);
+  });
+
+  it('several of one page, its I/O under way, are all in it', () => {
+    const bench = setUp();
+    bench.write(5, noise());
+    for (let sector = 0; sector < 8; sector++) {
+      expect(bench.writePart(5, sector * 512, random.bytes(512))).toBe(PAGE_PENDING);
+    }
+    bench.settle();
+    expect(bench.outcomes.filter(({ isDone }) => isDone)).toHaveLength(9);
+    bench.compareAll();
+  });
+
+  it('is dropped with its client while the page is read, and counts as nothing', () => {
+    const bench = setUp();
+    bench.write(5, noise());
+    bench.settle();
+    bench.writePart(5, 512, random.bytes(512));
+    bench.store.flush();
+    bench.store.abandon(bench);
+    bench.forget();
+    bench.settle();
+    expect(bench.statistics).toMatchObject({ num_writes: 1, failed_writes: 0, bdev_num_reads: 1 });
+    bench.compareAll();
+  });
+
+  it('fails where its bytes are gone when the page has come', () => {
+    const bench = setUp();
+    bench.write(5, noise());
+    bench.settle();
+    bench.writePart(5, 512, random.bytes(512));
+    bench.isMemoryGone = true;
+    bench.settle();
     expect(bench.outcomes.at(-1)).toEqual({ kind: 'part', slot: 5, isDone: false });
     bench.compareAll();
   });
@@ -242,8 +307,8 @@ describe('a failed write', () => {
       bench.settle(-EIO);
       expect(bench.statistics).toMatchObject({ pages_lost: 1, pages_on_backing: 0 });
       expect(bench.read(5)).toBe(PAGE_FAILED);
-      expect(bench.zeroPart(5, 0, 512)).toBe(PAGE_FAILED);
-      expect(bench.statistics).toMatchObject({ failed_reads: 1, failed_writes: 1 });
+      expect(bench.writePart(5, 0, random.bytes(512))).toBe(PAGE_FAILED);
+      expect(bench.statistics).toMatchObject({ failed_reads: 1, failed_writes: 2 });
       bench.write(5, page(again));
       bench.settle();
       expect(bench.statistics.pages_lost).toBe(0);
@@ -413,7 +478,7 @@ describe('more I/O than there is room for', () => {
     const bench = setUp({ slots: 2048, memlimitBytes: PAGE, depth: 3 });
     for (let slot = 1; slot < 2048; slot++) bench.write(slot, noise());
     for (let slot = 1; slot < 2048; slot += 3) bench.read(slot);
-    for (let slot = 2; slot < 2048; slot += 3) bench.zeroPart(slot, 512, 1024);
+    for (let slot = 2; slot < 2048; slot += 3) bench.writePart(slot, 512, random.bytes(512));
     expect(bench.inFlight).toBeGreaterThan(3 * STAGING_PAGES);
     bench.settle();
     bench.compareAll();
@@ -456,7 +521,7 @@ function step(bench: BackedBench, random: Random): void {
   else if (action < 75) bench.read(slot);
   else if (action < 85) bench.free(slot);
   else if (action < 89) bench.zero(slot);
-  else bench.zeroPart(slot, random.below(8) * 512, random.between(9, 16) * 256);
+  else bench.writePart(slot, ...somePart(random));
 }
 
 describe('random operations equal the model', () => {

@@ -6,7 +6,7 @@
 import { describe, expect, it } from 'vitest';
 import { PAGE_BYTES } from '../../src/base/units.ts';
 import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
-import { somePage } from '../models/pages.ts';
+import { somePage, somePart } from '../models/pages.ts';
 import { type Random, replayable } from '../models/random.ts';
 import { GUEST_PAGE, StoreBench } from '../models/store-bench.ts';
 
@@ -16,13 +16,6 @@ function someOffset(random: Random): number {
   return GUEST_PAGE + random.below(8) * PAGE_BYTES + shift;
 }
 
-/** Any part of a page: by sectors, or by bytes. */
-function somePart(random: Random): [from: number, to: number] {
-  const step = random.pick([512, 512, 1]);
-  const from = random.below(PAGE_BYTES / step);
-  return [from * step, random.between(from + 1, PAGE_BYTES / step) * step];
-}
-
 function step(bench: StoreBench, random: Random): void {
   const slot = random.below(bench.store.slots);
   const action = random.below(100);
@@ -30,7 +23,7 @@ function step(bench: StoreBench, random: Random): void {
   else if (action < 75) expect(bench.read(slot, someOffset(random))).toBe(true);
   else if (action < 88) bench.free(slot);
   else if (action < 92) bench.zero(slot);
-  else bench.zeroPart(slot, ...somePart(random));
+  else bench.writePart(slot, ...somePart(random), someOffset(random));
   bench.compareStatistics();
   expect(bench.read(slot, someOffset(random))).toBe(true);
 }

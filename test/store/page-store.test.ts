@@ -100,37 +100,45 @@ describe('a slot', () => {
   });
 });
 
-describe('zeroing part of a page', () => {
+describe('writing part of a page', () => {
+  const zeros = (bytes: number) => new Uint8Array(bytes);
+
   it.each(['zero', 'byteFill', 'eightByteFill', 'text', 'random'])(
     'leaves the rest of a page of kind %s',
     (name) => {
       const bench = new StoreBench({ slots: 2 });
       bench.write(0, kind(name));
-      expect(bench.zeroPart(0, 512, 1024)).toBe(true);
-      expect(bench.zeroPart(0, 3584, 4096)).toBe(true);
-      expect(bench.zeroPart(1, 0, 512)).toBe(true);
+      expect(bench.writePart(0, 512, random.bytes(512), GUEST_PAGE + 1)).toBe(true);
+      expect(bench.writePart(0, 3584, zeros(512))).toBe(true);
+      expect(bench.writePart(0, 4095, random.bytes(1))).toBe(true);
+      expect(bench.writePart(1, 0, zeros(512))).toBe(true);
       bench.compareAllSlots();
       bench.compareStatistics();
-      expect(bench.zeroPart(0, 0, 4096)).toBe(true);
+      expect(bench.writePart(0, 0, zeros(4096))).toBe(true);
       expect(bench.counter('pagesZero')).toBe(2);
       bench.compareStatistics();
     },
   );
 
-  it('keeps the page where there is no memory for what is left of it', () => {
+  it('keeps the page where there is no memory for what becomes of it', () => {
     const bench = new StoreBench({ slots: 2, poolLimitBytes: PAGE_BYTES });
     bench.write(0, incompressible());
-    expect(bench.zeroPart(0, 0, 512)).toBe(false);
+    expect(bench.writePart(0, 0, random.bytes(512))).toBe(false);
+    expect(bench.troubles).toEqual([expect.stringMatching(/^memory limit of 4096 bytes reached/)]);
     bench.compareAllSlots();
-    expect(bench.zeroPart(0, 0, 4096)).toBe(true);
+    expect(bench.writePart(0, 0, zeros(4096))).toBe(true);
     bench.compareStatistics();
   });
 
-  it('fails on damaged data', () => {
+  it('fails on damaged data, says so once, and leaves it', () => {
     const bench = new StoreBench({ slots: 1 });
     bench.write(0, kind('text'));
     damage(bench, 0);
-    expect(bench.zeroPart(0, 0, 512)).toBe(false);
+    const word = bench.store.wordOf(0);
+    for (let i = 0; i < 2; i++) expect(bench.writePart(0, 0, zeros(512))).toBe(false);
+    expect(bench.store.wordOf(0)).toBe(word);
+    expect(bench.counter('failedWrites')).toBe(2);
+    expect(bench.troubles).toEqual([expect.stringMatching(/page 0: .*damaged; failed_writes/)]);
   });
 });
 

@@ -8,13 +8,17 @@ import { readStatistics } from '../../src/store/statistics.ts';
 import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
 import { startThread } from '../driver/threads.ts';
 import { EMPTY } from '../models/named-pages.ts';
+import type { PartOrders } from '../models/part-thread.ts';
 import { SEED } from '../models/random.ts';
 import { impossibleReads, type Timed } from '../models/register.ts';
 import { StoreBench } from '../models/store-bench.ts';
 import { KIND, LOG_WORDS, type ThreadOrders } from '../models/store-thread.ts';
 
-async function runThread(orders: ThreadOrders): Promise<void> {
-  const worker = startThread(new URL('../models/store-thread.ts', import.meta.url), orders);
+async function runThread(
+  orders: ThreadOrders | PartOrders,
+  file = 'store-thread.ts',
+): Promise<void> {
+  const worker = startThread(new URL(`../models/${file}`, import.meta.url), orders);
   return new Promise((resolve, reject) => {
     worker.once('message', () => resolve());
     worker.once('error', reject);
@@ -73,5 +77,20 @@ describe('several threads', () => {
       ...{ failed_reads: 0, failed_writes: 0 },
     });
     expect(bench.gauge(ARENA_GAUGE.poolPages) + bench.gauge(ARENA_GAUGE.rawPages)).toBe(0);
+  });
+
+  it.each([2, 4])('%i of them at parts of the same pages lose nothing', async (threads) => {
+    const [slots, operations] = [3, 20_000];
+    const bench = new StoreBench({ slots, threads });
+    const ready = new SharedArrayBuffer(4);
+    const { share } = bench.store;
+    await Promise.all(
+      Array.from({ length: threads }, (_, thread) =>
+        runThread({ share, thread, slots, operations, ready, seed: SEED }, 'part-thread.ts'),
+      ),
+    );
+    const statistics = readStatistics(null, bench.store.mapped);
+    expect(statistics).toMatchObject({ failed_reads: 0, failed_writes: 0 });
+    expect(statistics.num_reads + statistics.num_writes).toBe(threads * operations);
   });
 });

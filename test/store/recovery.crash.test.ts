@@ -7,7 +7,7 @@
 import { describe, expect, it } from 'vitest';
 import { PAGE_DONE } from '../../src/base/page-operation.ts';
 import { PAGE_BYTES } from '../../src/base/units.ts';
-import { WINDOW_BOUNCE_OFFSET, WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
+import { WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
 import { PageStore, type PageStoreOptions } from '../../src/store/page-store.ts';
 import { PageWindow } from '../../src/store/page-window.ts';
 import { ARENA_GAUGE, PAGES_PER_BLOCK } from '../../src/xvmalloc/arena.ts';
@@ -60,7 +60,7 @@ class Program {
       const kind = this.#random.below(10);
       if (kind < 6) this.#write(slot, version);
       else if (kind < 8) this.#free(slot);
-      else if (kind === 8) this.#zeroPart(slot);
+      else if (kind === 8) this.#writePart(slot, version);
       else this.#move();
     }
     // Half of all goes, and its memory with it.
@@ -86,11 +86,13 @@ class Program {
     this.#ended(slot, undefined);
   }
 
-  #zeroPart(slot: number): void {
+  #writePart(slot: number, version: number): void {
     const [from, to] = [512, 3072];
     const page = (this.#pages.get(slot) ?? pageOf(slot, EMPTY)).slice();
-    const done = this.store.zeroPartOfPage(slot, from, to, window, WINDOW_BOUNCE_OFFSET);
-    if (done === PAGE_DONE) page.fill(0, from, to);
+    const part = pageOf(slot, version).subarray(from, to);
+    window.u8.set(part, GUEST_PAGE);
+    const done = this.store.writePart(slot, from, to, window, GUEST_PAGE);
+    if (done === PAGE_DONE) page.set(part, from);
     this.#ended(slot, page);
   }
 

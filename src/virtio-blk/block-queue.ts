@@ -3,7 +3,8 @@
  * PageDevice in slices of pages, writes the status, pushes the used element.
  *
  * A request is first *decided* (parse: kind, range, what is wrong with it) and then *done* (run: a
- * bounded number of pages a turn, resumable). One request at a time is done; those with pages that
+ * bounded number of pages a turn, resumable). Requests are whole logical blocks: pages, or less where
+ * the device offers less; then their first and last page may be moved in part. One request at a time is done; those with pages that
  * the device has not ended yet are held meanwhile. They complete in any order, and are returned in
  * the order in which they were popped (completion-order.ts).
  *
@@ -18,7 +19,7 @@ import {
   type PageResult,
 } from '../base/page-operation.ts';
 import { joinU64, readHalf } from '../base/u64.ts';
-import { PAGE_BYTES, SECTORS_PER_PAGE } from '../base/units.ts';
+import { PAGE_BYTES, SECTOR_BYTES, SECTORS_PER_PAGE } from '../base/units.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { WINDOW_BOUNCE_OFFSET, type Window } from '../memory/window.ts';
 import { ChainCursor, DescriptorChain } from '../virtio/chain.ts';
@@ -68,6 +69,8 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   readonly #counts: Float64Array;
   readonly #serial: Uint8Array;
   readonly #notify: () => void;
+  /** What requests are whole numbers of: 512 bytes or a page. */
+  readonly #blockBytes: number;
   readonly #order: CompletionOrder<W>;
   /** Used elements pushed and not yet shown to the driver. */
   #unpublished = 0;
@@ -86,9 +89,9 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   #heldSegments = 0;
   /** Finds the pages of requests with pending operations, behind #cursor or ahead of it. */
   readonly #finder: ChainCursor<W>;
-  /** The page that the finder stands before, and whose; none: #foundIn is undefined. */
+  /** The byte of data that the finder stands before, and whose; none: #foundIn is undefined. */
   #foundIn: BlockRequest | undefined;
-  #foundPage = 0;
+  #foundByte = 0;
 
   // The request being executed: #request while there is one, and the state of its execution.
   #request: BlockRequest | undefined;
@@ -107,8 +110,10 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     counts: Float64Array,
     serial: string,
     notify: () => void,
+    logicalBlockBytes = PAGE_BYTES,
   ) {
     this.#device = device;
+    this.#blockBytes = logicalBlockBytes;
     this.#counts = counts;
     this.#serial = new Uint8Array(VIRTIO_BLK_ID_BYTES);
     this.#serial.set(Buffer.from(serial, 'latin1').subarray(0, VIRTIO_BLK_ID_BYTES));
@@ -212,7 +217,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
       window.u8.fill(0, offset, offset + bytes);
       return true;
     }
-    this.#find(request, page);
+    this.#find(request, page, bytes);
     if (this.#finder.gather(window, offset, bytes)) return true;
     this.#foundIn = undefined;
     return false;
@@ -224,8 +229,10 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     if (!isDone) {
       request.status = VIRTIO_BLK_S_IOERR;
     } else if (request.type === VIRTIO_BLK_T_IN) {
-      this.#find(request, page);
-      if (!this.#finder.scatter(window, offset, PAGE_BYTES)) {
+      const from = request.partFrom(page);
+      const bytes = request.partTo(page) - from;
+      this.#find(request, page, bytes);
+      if (!this.#finder.scatter(window, offset + from, bytes)) {
         this.#foundIn = undefined;
         // A request is invalid once, however many of its pages are.
         if (request.status === VIRTIO_BLK_S_OK) this.#refuse(request);
@@ -240,19 +247,19 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     }
   }
 
-  /** Puts the finder before page `page` of a read or write. */
-  #find(request: BlockRequest, page: number): void {
+  /** Puts the finder before page `page` of a read or write; the caller passes over its `bytes`. */
+  #find(request: BlockRequest, page: number, bytes: number): void {
     const finder = this.#finder;
-    if (this.#foundIn !== request || this.#foundPage > page) {
+    const byte = request.firstByte(page);
+    if (this.#foundIn !== request || this.#foundByte > byte) {
       finder.follow(request.isHeld ? request.chain : this.#chain);
       if (request.type === VIRTIO_BLK_T_IN) finder.toWritable();
       else finder.skip(VIRTIO_BLK_REQ.HEADER_BYTES);
-      this.#foundPage = 0;
+      this.#foundByte = 0;
     }
-    finder.skip((page - this.#foundPage) * PAGE_BYTES);
-    // The caller passes over the page.
+    finder.skip(byte - this.#foundByte);
     this.#foundIn = request;
-    this.#foundPage = page + 1;
+    this.#foundByte = byte + bytes;
   }
 
   #publish(): void {
@@ -345,22 +352,22 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   #decideTransfer(request: BlockRequest, bytes: number): void {
     const lo = readHalf(this.#header, VIRTIO_BLK_REQ.sector);
     const hi = readHalf(this.#header, VIRTIO_BLK_REQ.sector + 4);
-    const pages = bytes / PAGE_BYTES;
     const sector = joinU64(lo, hi);
-    const page = sector / SECTORS_PER_PAGE;
+    const blockSectors = this.#blockBytes / SECTOR_BYTES;
     if (
       sector < 0 ||
-      (lo & (SECTORS_PER_PAGE - 1)) !== 0 ||
-      bytes % PAGE_BYTES !== 0 ||
-      page + pages > this.#device.slots
+      (lo & (blockSectors - 1)) !== 0 ||
+      (bytes & (this.#blockBytes - 1)) !== 0 ||
+      sector + bytes / SECTOR_BYTES > this.#device.slots * SECTORS_PER_PAGE
     ) {
       this.#refuse(request);
       return;
     }
-    this.#page = page | 0;
-    this.#pageNumber = 0;
-    this.#pagesLeft = pages | 0;
+    request.inPage = (lo & (SECTORS_PER_PAGE - 1)) * SECTOR_BYTES;
     request.dataBytes = bytes;
+    this.#page = Math.floor(sector / SECTORS_PER_PAGE) | 0;
+    this.#pageNumber = 0;
+    this.#pagesLeft = bytes === 0 ? 0 : Math.ceil((request.inPage + bytes) / PAGE_BYTES);
   }
 
   #decideRanges(request: BlockRequest, bytes: number): void {
@@ -409,38 +416,58 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     return left;
   }
 
-  /** One page of a read or write. A page in one piece is moved in place, else by the bounce page. */
+  /**
+   * One page of a read or write. A page in one piece is moved in place; one in pieces, and what is
+   * less than a page, goes by the bounce page.
+   */
   #movePage(request: BlockRequest): void {
     const cursor = this.#cursor;
     const slot = this.#page;
     const number = this.#pageNumber;
+    const from = request.partFrom(number);
+    const bytes = request.partTo(number) - from;
     this.#page++;
     this.#pageNumber++;
     this.#pagesLeft--;
-    const found = cursor.next(PAGE_BYTES);
+    const found = cursor.next(bytes);
     if (found === 0) {
       this.#refuse(request);
       return;
     }
     const window = cursor.window!;
-    const isWhole = found === PAGE_BYTES;
-    const offset = isWhole ? cursor.offset : WINDOW_BOUNCE_OFFSET;
-    if (!isWhole) cursor.unread(found);
+    const isInPlace = found === PAGE_BYTES;
+    const offset = isInPlace ? cursor.offset : WINDOW_BOUNCE_OFFSET;
+    if (!isInPlace) cursor.unread(found);
     if (request.type === VIRTIO_BLK_T_OUT) {
-      if (!isWhole && !cursor.gather(window, offset, PAGE_BYTES)) {
+      if (!isInPlace && !cursor.gather(window, offset, bytes)) {
         this.#refuse(request);
         return;
       }
-      const result = this.#device.writePage(slot, window, offset, this, request.index, number);
-      this.#note(request, result);
+      this.#note(request, this.#writeBytes(request, slot, window, offset, number));
       return;
     }
     const result = this.#device.readPage(slot, window, offset, this, request.index, number);
     this.#note(request, result);
-    if (isWhole) return;
+    if (isInPlace) return;
     // The cursor comes out behind the page; without a page the bounce page holds another's.
-    if (result !== PAGE_DONE) cursor.skip(PAGE_BYTES);
-    else if (!cursor.scatter(window, offset, PAGE_BYTES)) this.#refuse(request);
+    if (result !== PAGE_DONE) cursor.skip(bytes);
+    else if (!cursor.scatter(window, offset + from, bytes)) this.#refuse(request);
+  }
+
+  #writeBytes(
+    request: BlockRequest,
+    slot: number,
+    window: W,
+    offset: number,
+    number: number,
+  ): PageResult {
+    const device = this.#device;
+    const { index } = request;
+    const from = request.partFrom(number);
+    const to = request.partTo(number);
+    return to - from === PAGE_BYTES
+      ? device.writePage(slot, window, offset, this, index, number)
+      : device.writePart(slot, from, to, window, offset, this, index, number);
   }
 
   #note(request: BlockRequest, result: PageResult): void {

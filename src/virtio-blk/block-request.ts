@@ -6,6 +6,7 @@
  * when operations are pending, held (it keeps a copy of the chain) → the last one ends → completed.
  */
 
+import { PAGE_BYTES } from '../base/units.ts';
 import { DescriptorChain } from '../virtio/chain.ts';
 import { VIRTIO_BLK_S_OK } from './protocol.ts';
 
@@ -20,8 +21,10 @@ export class BlockRequest {
   sequence = 0;
   type = 0;
   status = VIRTIO_BLK_S_OK;
-  /** Bytes that a completed read has written, or that it will. */
+  /** Bytes of data that a read or write moves; of others, those that were written for the driver. */
   dataBytes = 0;
+  /** Where in its first page a read or write begins: 0 unless requests may be less than pages. */
+  inPage = 0;
   /** Operations on pages that have not ended. */
   pending = 0;
   isHeld = false;
@@ -37,8 +40,30 @@ export class BlockRequest {
     this.type = 0;
     this.status = VIRTIO_BLK_S_OK;
     this.dataBytes = 0;
+    this.inPage = 0;
     this.pending = 0;
     this.isHeld = false;
+  }
+
+  /**
+   * Page number `page` of a read or write is moved from here …
+   *
+   *     inPage ─┬── dataBytes ───────────────────────┐
+   *        ┌────┴────┬─────────┬─────────┬───────────┴─┐
+   *        │ ···· 0  │    1    │    2    │    3  ····  │
+   */
+  partFrom(page: number): number {
+    return page === 0 ? this.inPage : 0;
+  }
+
+  /** … to here, in bytes from the page's beginning. */
+  partTo(page: number): number {
+    return Math.min(PAGE_BYTES, this.dataBytes - this.firstByte(page) + this.partFrom(page));
+  }
+
+  /** How many bytes of its data come before those of page number `page`. */
+  firstByte(page: number): number {
+    return page === 0 ? 0 : page * PAGE_BYTES - this.inPage;
   }
 
   /** Keeps a copy of `chain`: the queue goes on to the next request with it. */

@@ -40,6 +40,7 @@ const CONFIG = {
   size_max: 8,
   seg_max: 12,
   blk_size: 20,
+  physical_block_exp: 24,
   min_io_size: 26,
   opt_io_size: 28,
   writeback: 32,
@@ -64,14 +65,17 @@ export class BlockConfig {
   readonly bytes = new Uint8Array(CONFIG.SIZE);
   readonly #view = new DataView(this.bytes.buffer);
 
-  constructor(pages: number, numQueues: number) {
+  /** `logicalBlockBytes`: what requests are whole numbers of. The physical block is a page always. */
+  constructor(pages: number, numQueues: number, logicalBlockBytes = PAGE_BYTES) {
     const view = this.#view;
     this.setCapacity(pages);
     view.setUint32(CONFIG.size_max, SIZE_MAX, true);
     view.setUint32(CONFIG.seg_max, SEG_MAX, true);
-    view.setUint32(CONFIG.blk_size, PAGE_BYTES, true);
-    view.setUint16(CONFIG.min_io_size, 1, true);
-    view.setUint32(CONFIG.opt_io_size, 1, true);
+    const blocksPerPage = PAGE_BYTES / logicalBlockBytes;
+    view.setUint32(CONFIG.blk_size, logicalBlockBytes, true);
+    view.setUint8(CONFIG.physical_block_exp, Math.log2(blocksPerPage));
+    view.setUint16(CONFIG.min_io_size, blocksPerPage, true);
+    view.setUint32(CONFIG.opt_io_size, blocksPerPage, true);
     this.setWriteback(true);
     view.setUint16(CONFIG.num_queues, numQueues, true);
     view.setUint32(CONFIG.max_discard_sectors, DISCARD_SECTORS_MAX, true);

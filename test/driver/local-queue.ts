@@ -16,6 +16,7 @@ export interface LocalQueueOptions extends DriverRingOptions {
   readonly size?: number;
   readonly indirect?: boolean;
   readonly serial?: string;
+  readonly logicalBlockBytes?: number;
   readonly ram?: GuestRam;
 }
 
@@ -35,9 +36,12 @@ export class LocalQueue {
     this.memory = new GuestMemory((bytes) => new PageWindow(bytes));
     for (const region of this.ram.regions) this.memory.addRegion(region, this.ram.fd);
     const serial = options.serial ?? 'ramzswap0';
-    this.queue = new BlockQueue(this.memory, device, this.counts, serial, () => {
+    const notify = () => {
       this.notifications++;
-    });
+    };
+    const { logicalBlockBytes } = options;
+    const { memory, counts } = this;
+    this.queue = new BlockQueue(memory, device, counts, serial, notify, logicalBlockBytes);
     this.driver = new GuestDriver(this.ram, options.size ?? 128, options);
     const { ring } = this.driver;
     const wrong = this.queue.ring.attach(ring.size, ring.userAddresses);

@@ -48,6 +48,17 @@ describe('the configuration space of a new device', () => {
     expect(new BlockConfig(PAGES, QUEUES).bytes.length).toBe(256);
   });
 
+  it('with logical blocks of 512 bytes still says that a page is the physical block', () => {
+    const config = view(new BlockConfig(PAGES, QUEUES, 512));
+    expect(Number(config.getBigUint64(0, true))).toBe(PAGES * 8);
+    expect(config.getUint32(20, true)).toBe(512);
+    expect(512 << config.getUint8(24)).toBe(4096);
+    expect(config.getUint8(25)).toBe(0);
+    expect(config.getUint16(26, true) * 512).toBe(4096);
+    expect(config.getUint32(28, true) * 512).toBe(4096);
+    expect(config.getUint32(44, true) * 512).toBe(4096);
+  });
+
   it('leaves no byte beside the fields above non-zero', () => {
     const { bytes } = new BlockConfig(PAGES, QUEUES);
     const known = new Set(

@@ -26,6 +26,7 @@ interface Options {
   maxDisksize?: string;
   guestRam?: string;
   guestPageSize: string;
+  logicalBlockSize: string;
   poolLimit?: string;
   storeDir?: string;
   takeOver?: boolean;
@@ -63,6 +64,11 @@ function command(): Command {
     .addOption(
       new Option('--guest-page-size <bytes>', "the guest's page size")
         .choices(['4096', '16384', '65536'])
+        .default('4096'),
+    )
+    .addOption(
+      new Option('--logical-block-size <bytes>', 'what requests are whole numbers of')
+        .choices(['512', '4096'])
         .default('4096'),
     )
     .option('--backing-swap <path>', 'swap partition or swap file for what memory does not hold')
@@ -189,6 +195,7 @@ function daemonOptions(o: Options): DaemonOptions {
     controlPath: o.controlPath ?? defaultControlPath(o.socketPath),
     isControlOptional: o.controlPath === undefined,
     guestPageBytes: Number(o.guestPageSize),
+    logicalBlockBytes: Number(o.logicalBlockSize),
     numQueues,
     queueThreads: queueThreads(o, numQueues),
     onNewGuest: o.onNewGuest,

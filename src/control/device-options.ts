@@ -36,6 +36,7 @@ export interface DeviceWishes {
   readonly incompressibleBytes?: number;
   readonly guestRamBytes?: number;
   readonly guestPageBytes: number;
+  readonly logicalBlockBytes?: number;
   readonly numQueues: number;
   readonly queueThreads?: number;
   readonly poolLimitBytes?: number;
@@ -102,10 +103,12 @@ function optionsOf(
 ): Omit<BlockDeviceOptions, 'diskBytes' | 'diskBytesMax' | 'files' | 'backing'> {
   const { name, guestPageBytes, numQueues, queueThreads = 1 } = wishes;
   const { isLocked = false, wipesOnFree = false, poolLimitBytes, onNewGuest } = wishes;
+  const { logicalBlockBytes } = wishes;
   const fallback = isBacked ? BACKED_INCOMPRESSIBLE_BYTES : INCOMPRESSIBLE_BYTES;
   return {
     ...{ name, guestPageBytes, numQueues, queueThreads, isLocked, wipesOnFree },
     incompressibleBytes: wishes.incompressibleBytes ?? fallback,
+    ...(logicalBlockBytes === undefined ? {} : { logicalBlockBytes }),
     ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
     ...(onNewGuest === undefined ? {} : { onNewGuest }),
   };
@@ -121,6 +124,7 @@ export function takenOverOptions(wishes: DeviceWishes, state: DeviceState): Bloc
     ['name', state.name, name],
     ['num-queues', state.queueCount, numQueues],
     ['guest-page-size', state.guestPageBytes, guestPageBytes],
+    ['logical-block-size', state.logicalBlockBytes, wishes.logicalBlockBytes ?? PAGE_BYTES],
   ]) {
     if (expected !== got)
       throw new RefusedError(`take-over: ${what}: expected ${expected}, got ${got}`);

@@ -79,6 +79,8 @@ export interface BlockDeviceOptions {
   /** How far grow() may go. Default: not at all. */
   readonly diskBytesMax?: number;
   readonly guestPageBytes: number;
+  /** What requests are whole numbers of, 512 or a page. Default: a page. */
+  readonly logicalBlockBytes?: number;
   readonly numQueues: number;
   /** Threads that serve the queues: the reactor's, and so many less one of its queue threads. */
   readonly queueThreads?: number;
@@ -150,6 +152,7 @@ export class BlockDevice implements BackendHandler {
     this.#options = options;
     this.#report = report;
     const { backing, guestPageBytes, queueThreads = 1 } = options;
+    const { logicalBlockBytes = PAGE_BYTES } = options;
     assert(
       backing === undefined || queueThreads === 1,
       'one thread does all I/O of a backing swap',
@@ -159,7 +162,7 @@ export class BlockDevice implements BackendHandler {
     this.store = openStore(options, report);
     this.#headerSlots = options.guestPageBytes / PAGE_BYTES;
     this.#writeHeader = () => writeSwapHeader(this.store, options);
-    this.#config = new BlockConfig(this.store.slots, options.numQueues);
+    this.#config = new BlockConfig(this.store.slots, options.numQueues, logicalBlockBytes);
     this.store.onTrouble = (what) => report('error', what);
     if (backing !== undefined) {
       this.#backing = makeBacking(backing, this.store, guestPageBytes / PAGE_BYTES);
@@ -167,11 +170,12 @@ export class BlockDevice implements BackendHandler {
       watcher.watchCompletions(store.wakeFd, () => store.woken());
       report('info', `backing swap ${backing.path}: ${backing.extents.length} extents, ${ioName}`);
     }
-    const { name, store, queueCount } = this;
+    const { store } = this;
+    const terms = { name: this.name, queueCount: this.queueCount, logicalBlockBytes };
     const backed = this.#backing?.store;
-    this.#queues = new QueueSet({ name, queueCount, store, backed }, watcher, report);
+    this.#queues = new QueueSet({ ...terms, store, backed }, watcher, report);
     const remote = threads.slice(0, queueThreads - 1).map((thread, i) => {
-      return new RemoteQueues(thread, { name, queueCount, share: store.share, thread: i + 1 });
+      return new RemoteQueues(thread, { ...terms, share: store.share, thread: i + 1 });
     });
     this.#sets = [this.#queues, ...remote];
     const session = options.takenOver?.session;
@@ -553,7 +557,9 @@ export class BlockDevice implements BackendHandler {
 /** What a device must be for another process's to go on with it. */
 export function identityOf(
   options: BlockDeviceOptions,
-): Pick<DeviceState, 'name' | 'slotsMax' | 'queueCount' | 'guestPageBytes'> {
+): Pick<DeviceState, 'name' | 'slotsMax' | 'queueCount' | 'guestPageBytes' | 'logicalBlockBytes'> {
   const { name, diskBytes, diskBytesMax = diskBytes, numQueues, guestPageBytes } = options;
-  return { name, slotsMax: diskBytesMax / PAGE_BYTES, queueCount: numQueues, guestPageBytes };
+  const { logicalBlockBytes = PAGE_BYTES } = options;
+  const slotsMax = diskBytesMax / PAGE_BYTES;
+  return { name, slotsMax, queueCount: numQueues, guestPageBytes, logicalBlockBytes };
 }

@@ -52,6 +52,7 @@ export interface DeviceState {
   readonly slotsMax: number;
   readonly queueCount: number;
   readonly guestPageBytes: number;
+  readonly logicalBlockBytes: number;
   readonly files: StoreFiles;
   readonly backing: BackingOptions | undefined;
   readonly listenFd: number | undefined;

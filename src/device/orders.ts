@@ -31,6 +31,7 @@ export interface QueueWorkerOptions {
 export interface RemoteQueuesOptions {
   readonly name: string;
   readonly queueCount: number;
+  readonly logicalBlockBytes: number;
   readonly share: StoreShare;
   /** Which of the store's threads it is. */
   readonly thread: number;

@@ -80,6 +80,8 @@ export interface QueueSetOptions {
   readonly name: string;
   /** Queues of the device; this set has some of them. */
   readonly queueCount: number;
+  /** What requests are whole numbers of. Default: a page. */
+  readonly logicalBlockBytes?: number;
   /** This thread's. */
   readonly store: PageStore;
   /** What pages go through instead, where there is a backing swap. */
@@ -88,6 +90,7 @@ export interface QueueSetOptions {
 
 export class QueueSet implements DeviceQueues {
   readonly #name: string;
+  readonly #logicalBlockBytes: number | undefined;
   readonly #watcher: KickWatcher;
   readonly #report: Report;
   readonly #store: PageStore;
@@ -107,6 +110,7 @@ export class QueueSet implements DeviceQueues {
 
   constructor(options: QueueSetOptions, watcher: KickWatcher, report: Report) {
     this.#name = options.name;
+    this.#logicalBlockBytes = options.logicalBlockBytes;
     this.#store = options.store;
     this.#backed = options.backed;
     this.#rings = new Array(options.queueCount).fill(undefined);
@@ -329,7 +333,8 @@ export class QueueSet implements DeviceQueues {
       const pages = this.#backed ?? this.#store;
       ring = new Ring(index, this.#watcher, (self) => {
         const notify = () => self.signalCall();
-        return new BlockQueue(this.#memory, pages, counts, this.#name, notify);
+        const blockBytes = this.#logicalBlockBytes;
+        return new BlockQueue(this.#memory, pages, counts, this.#name, notify, blockBytes);
       });
       this.#rings[index] = ring;
     }

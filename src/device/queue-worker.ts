@@ -58,12 +58,13 @@ class QueueThread {
     }
   }
 
-  #open({ name, queueCount, share, thread }: RemoteQueuesOptions): void {
+  #open({ share, thread, ...terms }: RemoteQueuesOptions): void {
+    const { name } = terms;
     const report = (level: ReportLevel, message: string) =>
       this.#post({ kind: 'log', device: name, level, message });
     const store = PageStore.join(share, thread);
     store.onTrouble = (what) => report('error', what);
-    const set = new QueueSet({ name, queueCount, store }, this.#reactor, report);
+    const set = new QueueSet({ ...terms, store }, this.#reactor, report);
     this.#sets.set(name, set);
     this.#reactor.add(set);
   }

@@ -54,6 +54,7 @@ class RingCase {
   readonly #ring: DriverRing;
   readonly #queue: BlockQueue<PageWindow>;
   readonly #indirect: boolean;
+  readonly #blockBytes: number;
   /** Descriptors of the ring that no chain has. */
   readonly #free: number[];
   /** Guest addresses of all descriptors written, and of all headers. */
@@ -78,7 +79,9 @@ class RingCase {
     this.#indirect = !random.oneIn(8);
     this.#free = Array.from({ length: size }, (_, i) => i);
     const counts = new Float64Array(REQUESTS.COUNT);
-    this.#queue = new BlockQueue(guest.memory, device, counts, 'fuzz', () => {});
+    this.#blockBytes = random.pick([512, 4096]);
+    const { memory } = guest;
+    this.#queue = new BlockQueue(memory, device, counts, 'fuzz', () => {}, this.#blockBytes);
     const { ring } = this.#queue;
     const wrong = ring.attach(size, this.#ring.userAddresses);
     check(wrong === undefined, () => `attach: ${wrong}`);
@@ -193,9 +196,13 @@ class RingCase {
     const type = random.oneIn(40) ? random.u32() : random.pick([0, 0, 0, 1, 1, 1, 4, 8, 11, 13]);
     const pages = random.oneIn(12) ? 20 : random.below(5);
     const isClear = type === 11 || type === 13;
-    const data = new Uint8Array(type === 1 ? pages * 4096 : isClear ? 16 * (pages + 1) : 0);
+    const blocks = 4096 / this.#blockBytes;
+    const moved = random.below(pages * blocks + 1) * this.#blockBytes;
+    const data = new Uint8Array(type === 1 ? moved : isClear ? 16 * (pages + 1) : 0);
     const view = new DataView(data.buffer);
-    if (type === 1) for (let i = 0; i < pages; i++) data.set(random.page(), i * 4096);
+    for (let at = 0; type === 1 && at < moved; at += 4096) {
+      data.set(random.page().subarray(0, moved - at), at);
+    }
     for (let at = 0; isClear && at < data.length; at += 16) {
       view.setUint32(at, random.below(SLOTS * 8 - 64), true);
       view.setUint32(at + 8, random.below(64), true);
@@ -203,9 +210,9 @@ class RingCase {
     const header = new Uint8Array(16);
     const headerView = new DataView(header.buffer);
     headerView.setUint32(0, type, true);
-    headerView.setUint32(8, 8 * random.below(SLOTS - 20), true);
+    headerView.setUint32(8, (8 / blocks) * random.below((SLOTS - 20) * blocks), true);
     const bytes = Buffer.concat([header, data]);
-    const writable = 1 + (type === 0 ? pages * 4096 : type === 8 ? 20 : 0);
+    const writable = 1 + (type === 0 ? moved : type === 8 ? 20 : 0);
     return { bytes, readable: bytes.length, writable };
   }
 

@@ -45,6 +45,8 @@ export interface GuestHardware {
   readonly cpus?: number;
   readonly disks?: readonly GuestDisk[];
   readonly orders?: GuestOrders;
+  /** Whether it has mkfs.ext4 and e2fsck. */
+  readonly hasFileSystemTools?: boolean;
   /** Further words for the kernel's command line, such as `idle=poll`. */
   readonly kernelArgs?: readonly string[];
   readonly extraArgs?: readonly string[];

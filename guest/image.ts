@@ -9,12 +9,16 @@ import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:f
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
-import { CACHE_DIR, fetchGuest, type GuestFiles } from '../scripts/fetch.ts';
+import { CACHE_DIR, fetchGuest, fetchPackages, type GuestFiles } from '../scripts/fetch.ts';
 import { ensureTools } from '../scripts/setup.ts';
 import { type CpioEntry, gzippedCpio } from './cpio.ts';
+import { FILE_SYSTEM_PACKAGES, fileSystemEntries } from './e2fsprogs.ts';
 import { GUESTS, type Guest, type GuestName } from './guests.ts';
 
 export type GuestImage = { kernel: string; initrd: string };
+
+/** `tools`: where FILE_SYSTEM_PACKAGES lie, if they are wanted. */
+type ImageFiles = GuestFiles & { tools: readonly string[] };
 
 const SOURCE_DIR = fileURLToPath(new URL('.', import.meta.url));
 
@@ -39,20 +43,28 @@ const DIRECTORIES = [
   ...['usr', 'usr/local', 'usr/local/sbin'],
 ];
 
-export async function buildInitramfs(name: GuestName): Promise<GuestImage> {
+export async function buildInitramfs(
+  name: GuestName,
+  hasFileSystemTools = false,
+): Promise<GuestImage> {
   const guest: Guest = GUESTS[name];
   const files = await fetchGuest(guest);
+  const tools = hasFileSystemTools ? await fetchPackages(guest, FILE_SYSTEM_PACKAGES) : [];
   const folder = join(CACHE_DIR, 'guest', name);
-  const initrd = join(folder, 'initrd.gz');
-  const stamp = join(folder, 'initrd.inputs');
-  const inputs = await hashInputs(guest, files);
+  const title = hasFileSystemTools ? 'initrd-e2fsprogs' : 'initrd';
+  const initrd = join(folder, `${title}.gz`);
+  const stamp = join(folder, `${title}.inputs`);
+  const inputs = await hashInputs(guest, { ...files, tools });
   const known = existsSync(initrd) && existsSync(stamp) ? await readFile(stamp, 'utf8') : '';
   if (known !== inputs) {
     await ensureTools([guest.compiler, 'xz']);
     await mkdir(folder, { recursive: true });
     const aside = await mkdtemp(join(folder, 'new-'));
     try {
-      await writeFile(join(aside, 'initrd'), gzippedCpio(await collect(guest, files, aside)));
+      await writeFile(
+        join(aside, 'initrd'),
+        gzippedCpio(await collect(guest, { ...files, tools }, aside)),
+      );
       await writeFile(join(aside, 'inputs'), inputs);
       await rename(join(aside, 'initrd'), initrd);
       await rename(join(aside, 'inputs'), stamp);
@@ -64,11 +76,12 @@ export async function buildInitramfs(name: GuestName): Promise<GuestImage> {
 }
 
 /** Contents of what lies here, names (they carry versions) of what comes from packages. */
-async function hashInputs(guest: Guest, files: GuestFiles): Promise<string> {
+async function hashInputs(guest: Guest, files: ImageFiles): Promise<string> {
   const sources = [
     'init',
     'cpio.ts',
     'image.ts',
+    'e2fsprogs.ts',
     `rootfs/${DOCTOR}`,
     ...[...PROGRAMS.map((name) => `${name}.c`), ...HEADERS].map((name) => `workloads/${name}`),
   ];
@@ -79,7 +92,7 @@ async function hashInputs(guest: Guest, files: GuestFiles): Promise<string> {
   return hash.digest('hex');
 }
 
-async function collect(guest: Guest, files: GuestFiles, aside: string): Promise<CpioEntry[]> {
+async function collect(guest: Guest, files: ImageFiles, aside: string): Promise<CpioEntry[]> {
   return [
     ...DIRECTORIES.map((path): CpioEntry => ({ kind: 'directory', path, mode: 0o755 })),
     // The kernel opens the console for init before init could mount devtmpfs.
@@ -91,6 +104,7 @@ async function collect(guest: Guest, files: GuestFiles, aside: string): Promise<
     { kind: 'symlink', path: 'bin/sh', target: 'busybox' },
     ...(await moduleEntries(files)),
     ...(await compilePrograms(guest.compiler, aside)),
+    ...(files.tools.length === 0 ? [] : fileSystemEntries(files.tools)),
   ];
 }
 

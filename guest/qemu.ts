@@ -78,7 +78,11 @@ export async function runGuest(options: GuestOptions): Promise<GuestResult> {
 /** A shell in a guest: this terminal is its console, Ctrl-A X ends QEMU. QEMU's exit status. */
 export async function runGuestShell(options: GuestHardware): Promise<number> {
   const guest = options.guest ?? DEFAULT_GUEST;
-  const args = qemuArguments({ ...options, guest }, await buildInitramfs(guest), 'shell');
+  const args = qemuArguments(
+    { ...options, guest },
+    await buildInitramfs(guest, options.hasFileSystemTools),
+    'shell',
+  );
   const terminal = ['-no-reboot', '-serial', 'mon:stdio'];
   const command = [...DIES_WITH_US, GUESTS[guest].qemu, ...args, ...terminal];
   const { exitCode } = await execa('setpriv', command, { stdio: 'inherit', reject: false });
@@ -123,7 +127,7 @@ class GuestRun implements RunningGuest {
 
   async toItsEnd(): Promise<GuestResult> {
     const guest = this.#options.guest ?? DEFAULT_GUEST;
-    const image = await buildInitramfs(guest);
+    const image = await buildInitramfs(guest, this.#options.hasFileSystemTools);
     const conversation = this.#commands.length > 0 ? 'commands' : 'none';
     const args = [
       ...qemuArguments({ ...this.#options, guest }, image, conversation),

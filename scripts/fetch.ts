@@ -46,6 +46,13 @@ export async function fetchGuest(guest: Guest): Promise<GuestFiles> {
   };
 }
 
+/** Brings further packages into the cache; where each lies unpacked. */
+export async function fetchPackages(guest: Guest, names: readonly string[]): Promise<string[]> {
+  const directories: string[] = [];
+  for (const name of names) directories.push((await fetchPackage(guest, name)).directory);
+  return directories;
+}
+
 async function fetchPackage(
   { suite, architecture }: Guest,
   wanted: string,

@@ -63,7 +63,10 @@ export interface Scenario {
   /** The disks' own options, the same for all. `absent`: the scenario plugs them itself. */
   readonly disk?: Omit<NonNullable<GuestOptions['disks']>[number], 'socketPath'>;
   readonly attached?: 'at boot' | 'later';
-  readonly hardware: Pick<GuestOptions, 'memoryMiB' | 'cpus' | 'extraArgs' | 'kernelArgs'>;
+  readonly hardware: Pick<
+    GuestOptions,
+    'memoryMiB' | 'cpus' | 'extraArgs' | 'kernelArgs' | 'hasFileSystemTools'
+  >;
   readonly orders?: GuestOptions['orders'];
   readonly commands: readonly string[];
   /** Called at each marker, in their order but not one after the other. */
@@ -168,12 +171,13 @@ async function playWith(
   return { guest, daemons, startResidentBytes, loaded: loaded!, quiet, end, notes, pageBytes };
 }
 
-/** Of the last boot: every disk was swapped off, and discarded if that was ordered. */
+/** Of the last boot: every disk that was to be swapped on was swapped off, and discarded if ordered. */
 function checkEndings(
   { orders, daemons = [DISK_512M] }: Scenario,
   guest: GuestResult,
   seen: string,
 ) {
+  if (orders?.swap === 'none') return;
   const lastBoot = guest.markers.slice(guest.markers.findLastIndex(({ name }) => name === 'init'));
   const wanted = orders?.after === 'discard' ? ['swapoff', 'discard'] : ['swapoff'];
   for (const step of wanted) {

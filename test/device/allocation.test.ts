@@ -71,7 +71,17 @@ const DISKS: readonly [string, number, () => string[]][] = [
     REQUESTS / 2,
     () => ['--disksize', `${DISK_BYTES}`, '--queue-threads', '2'],
   ],
+  [
+    'in sectors',
+    REQUESTS / 4,
+    () => ['--disksize', `${DISK_BYTES}`, '--logical-block-size', '512'],
+  ],
   ['half on a backing swap', REQUESTS / 4, () => backed('8M')],
+  [
+    'half on a backing swap, in sectors',
+    REQUESTS / 4,
+    () => [...backed('8M'), '--logical-block-size', '512'],
+  ],
   [
     'by Linux AIO, all on a backing swap',
     REQUESTS / 4,
@@ -89,7 +99,8 @@ describe.skipIf(!isBuilt)('the warmed data path', () => {
   it.each(DISKS)(
     `%s, causes no garbage collection over %i requests (seed ${SEED})`,
     async (_, requests, disk) => {
-      const daemon = await Daemon.start([...ARGS, ...disk()], {}, makeFolder(), NODE_FLAGS);
+      const args = disk();
+      const daemon = await Daemon.start([...ARGS, ...args], {}, makeFolder(), NODE_FLAGS);
       cleanUps.push(() => daemon.stop());
       const client = await ControlClient.connect(daemon.controlPath);
       cleanUps.push(() => client.close());
@@ -105,7 +116,7 @@ describe.skipIf(!isBuilt)('the warmed data path', () => {
       };
       const reactor = await isolateThatCollects(daemon, askReactor, control);
 
-      const load = new MixedLoad(SEED, DISK_SLOTS);
+      const load = new MixedLoad(SEED, DISK_SLOTS, args.includes('512'));
       load.run(guest, WARM_UP_REQUESTS / 2, 1);
       load.run(guest, WARM_UP_REQUESTS / 2, 32);
       await sleep(300);

@@ -26,11 +26,13 @@ export class MixedLoad {
   readonly #random: Random;
   readonly #prepared: readonly Prepared[];
 
-  constructor(seed: number, slots: number) {
+  /** `isOfSectors`: reads and writes begin and end inside pages. */
+  constructor(seed: number, slots: number, isOfSectors = false) {
     this.#random = new Random(seed);
     const pageRandom = seededRandom(seed);
     this.#prepared = Array.from({ length: PREPARED }, () => {
-      const request = this.#someRequest(slots, () => somePage(pageRandom));
+      const whole = this.#someRequest(slots, () => somePage(pageRandom));
+      const request = isOfSectors ? this.#trimmed(whole) : whole;
       const sizes = GuestDriver.sizes(request);
       const isPlain = this.#random.oneIn(2);
       const layout = isPlain ? separate(sizes) : randomLayout(this.#random, sizes, 20, true);
@@ -66,5 +68,17 @@ export class MixedLoad {
     if (dice < 18) return clear(TYPE.writeZeroes, [{ ...range, flags: random.below(2) }]);
     if (dice < 19) return { type: TYPE.getId, sector: 0, inBytes: 20 };
     return { type: TYPE.flush, sector: 0 };
+  }
+
+  /** A read or write less some sectors at its beginning and its end. */
+  #trimmed(request: BlockRequest): BlockRequest {
+    if (request.type !== TYPE.in && request.type !== TYPE.out) return request;
+    const [before, behind] = [this.#random.below(5), this.#random.below(4)];
+    const sector = Number(request.sector) + before;
+    const { data, inBytes } = request;
+    const trim = (before + behind) * 512;
+    return data === undefined
+      ? { ...request, sector, inBytes: inBytes! - trim }
+      : { ...request, sector, data: data.subarray(0, data.length - trim) };
   }
 }

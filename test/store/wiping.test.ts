@@ -7,7 +7,6 @@
 import { describe, expect, it } from 'vitest';
 import { PAGE_DONE } from '../../src/base/page-operation.ts';
 import { PAGE_BYTES } from '../../src/base/units.ts';
-import { WINDOW_BOUNCE_OFFSET } from '../../src/memory/window.ts';
 import { mapStore } from '../../src/store/mapped-store.ts';
 import { PageStore, storeShape } from '../../src/store/page-store.ts';
 import { tracesOf } from '../models/arena-scan.ts';
@@ -32,8 +31,8 @@ const WAYS: Record<string, (bench: StoreBench, slot: number, random: Random) => 
   'overwritten with less': (bench, slot, random) => bench.write(slot, pageOf(200, random)),
   'overwritten with more': (bench, slot, random) => bench.write(slot, pageOf(2900, random)),
   'zeroed in two parts': (bench, slot) => {
-    bench.zeroPart(slot, 0, 3000);
-    bench.zeroPart(slot, 3000, PAGE_BYTES);
+    bench.writePart(slot, 0, new Uint8Array(3000));
+    bench.writePart(slot, 3000, new Uint8Array(PAGE_BYTES - 3000));
   },
 };
 
@@ -130,7 +129,8 @@ it('holds for what one thread has stored and another frees', () => {
     other.writePage(2, bench.window, GUEST_PAGE);
     expect(tracesOf(pages, arenaOf(bench))).toBeGreaterThan(0);
     other.freePage(1);
-    bench.store.zeroPartOfPage(2, 0, PAGE_BYTES, bench.window, WINDOW_BOUNCE_OFFSET);
+    bench.window.u8.fill(0, GUEST_PAGE, GUEST_PAGE + PAGE_BYTES);
+    bench.store.writePart(2, 0, PAGE_BYTES, bench.window, GUEST_PAGE);
     expect(tracesOf(pages, arenaOf(bench))).toBe(0);
   }
 });

@@ -246,7 +246,8 @@ export class Reactor implements KickWatcher, CompletionWatcher {
       return;
     }
     const { device, sessionFd } = endpoint;
-    if (sessionFd !== undefined && isPeerGone(sessionFd)) this.#end(endpoint);
+    // Its own event may come behind this one.
+    if (sessionFd !== undefined && isPeerGone(sessionFd)) this.#hasLeft(endpoint);
     if (endpoint.sessionFd !== undefined) {
       const [newPeer, oldPeer] = [peerProcessId(fd), peerProcessId(endpoint.sessionFd)];
       const what = `connection from process ${newPeer} refused: in use by process ${oldPeer}`;
@@ -263,6 +264,10 @@ export class Reactor implements KickWatcher, CompletionWatcher {
    */
   #pauseAccepting(endpoint: Endpoint, listenFd: number, errno: number): void {
     this.#unwatch(listenFd);
+    this.#putOff(endpoint, errno);
+  }
+
+  #putOff(endpoint: Endpoint, errno: number): void {
     endpoint.acceptAgainAt = (monotonicMicros() + ACCEPT_PAUSE_MICROS) | 0;
     if (endpoint.acceptErrno === errno) return;
     endpoint.acceptErrno = errno;
@@ -271,15 +276,26 @@ export class Reactor implements KickWatcher, CompletionWatcher {
 
   /** Milliseconds until a paused socket is looked at again; -1: none is paused. */
   #resumeAccepting(now: number): number {
+    let millis = -1;
     for (let i = 0; i < this.#endpoints.length; i++) {
       const endpoint = this.#endpoints[i]!;
       if (endpoint.acceptAgainAt === undefined || endpoint.listenFd === undefined) continue;
       const wait = (endpoint.acceptAgainAt - now) | 0;
-      if (wait > 0) return Math.ceil(wait / 1000);
-      endpoint.acceptAgainAt = undefined;
-      this.#watchListening(endpoint, endpoint.listenFd);
+      if (wait > 0) millis = sooner(millis, Math.ceil(wait / 1000));
+      else this.#acceptAgain(endpoint, endpoint.listenFd);
     }
-    return -1;
+    return millis;
+  }
+
+  /** The kernel may be out of memory, or of watches: then later. */
+  #acceptAgain(endpoint: Endpoint, listenFd: number): void {
+    try {
+      this.#watchListening(endpoint, listenFd);
+      endpoint.acceptAgainAt = undefined;
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error;
+      this.#putOff(endpoint, error.errno);
+    }
   }
 
   #watchListening(endpoint: Endpoint, listenFd: number): void {
@@ -306,13 +322,21 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     const { device } = endpoint;
     try {
       if (device.pollSession()) return;
-      this.#events.report(device.name, 'info', 'front end disconnected');
     } catch (error) {
       if (!(error instanceof ProtocolError) && !(error instanceof SystemError)) throw error;
-      this.#events.report(device.name, 'error', `connection dropped: ${error.message}`);
+      this.#hasLeft(endpoint, `connection dropped: ${error.message}`);
+      return;
     }
+    this.#hasLeft(endpoint);
+  }
+
+  /** The session is over; `wrong` is what it was dropped for. */
+  #hasLeft(endpoint: Endpoint, wrong?: string): void {
+    const { name } = endpoint.device;
+    if (wrong === undefined) this.#events.report(name, 'info', 'front end disconnected');
+    else this.#events.report(name, 'error', wrong);
     this.#end(endpoint);
-    this.#events.connection?.(device.name, false);
+    this.#events.connection?.(name, false);
   }
 
   #end(endpoint: Endpoint): void {

@@ -262,10 +262,11 @@ function methods(
 }
 
 function faultMethods(thread: ReactorThread, device: string): Methods {
+  const orderFaults = (faults: Faults) => untilSo(thread.order({ kind: 'faults', device, faults }));
   return {
-    fault: (params) => {
+    fault: async (params) => {
       const { thread: where, backing } = params as { thread?: string; backing?: Faults };
-      if (backing !== undefined) thread.order({ kind: 'faults', device, faults: backing });
+      if (backing !== undefined) await orderFaults(backing);
       if (where === 'reactor' || where === 'queue thread') thread.order({ kind: 'fail', where });
       if (where === 'control') setImmediate(throwFault);
       return null;

@@ -15,6 +15,8 @@ import type { LineEnd } from './thread-call.ts';
 export interface ReactorOptions {
   /** eventfd by which orders are announced. */
   readonly wakeFd: number;
+  /** Of one word: how many orders have been obeyed (wrapping). */
+  readonly obeyed: Int32Array;
   /** To the queue threads that help it. */
   readonly lines: readonly LineEnd[];
 }

@@ -32,6 +32,9 @@ export class ReactorThread {
   readonly #ended: Promise<unknown>;
   /** Who waits for a device to be made, or for word of one that was to be handed over. */
   #onAnswer: ((report: ReactorReport) => void) | undefined;
+  /** Orders given, and obeyed: the thread counts these. */
+  #ordered = 0;
+  readonly #obeyed = new Int32Array(new SharedArrayBuffer(4));
   #isStopping = false;
 
   /** With so many queue threads to help it; devices are opened in it. */
@@ -41,7 +44,11 @@ export class ReactorThread {
     const lines = Array.from({ length: helpers }, () => makeLine());
     const queueWorkers = lines.map(({ answerer }) => this.#startQueueThread(answerer));
     const callers = lines.map(({ caller }) => caller);
-    const workerData: ReactorOptions = { wakeFd: this.#wakeFd, lines: callers };
+    const workerData: ReactorOptions = {
+      wakeFd: this.#wakeFd,
+      obeyed: this.#obeyed,
+      lines: callers,
+    };
     this.#worker = this.#startWorker('reactor-worker', workerData, callers);
     this.#worker.on('error', (error) => abortWith('a reactor', error));
     const exits = [this.#worker, ...queueWorkers].map((worker) => once(worker, 'exit'));
@@ -79,9 +86,13 @@ export class ReactorThread {
     });
   }
 
-  order(order: Order): void {
+  /** Gives an order; what it returns tells, when asked, whether that has been obeyed. */
+  order(order: Order): () => boolean {
+    this.#ordered = (this.#ordered + 1) | 0;
+    const number = this.#ordered;
     this.#worker.postMessage(order);
     signalEventFd(this.#wakeFd);
+    return () => ((Atomics.load(this.#obeyed, 0) - number) | 0) >= 0;
   }
 
   statistics(device: string): Statistics {

@@ -28,6 +28,7 @@ function main(): void {
     takeOrders: () => {
       for (let it = receiveMessageOnPort(port); it; it = receiveMessageOnPort(port)) {
         obey(everything, it.message as Order);
+        Atomics.add(options.obeyed, 0, 1);
       }
     },
     report: (device, level, message) => post({ kind: 'log', device, level, message }),

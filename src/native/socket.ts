@@ -28,13 +28,11 @@ const SOL_SOCKET = 1;
 const SO_PEERCRED = 17;
 const SO_ACCEPTCONN = 30;
 const SCM_RIGHTS = 1;
-const MSG_PEEK = 0x02;
 const MSG_CTRUNC = 0x08;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x40000000;
 const EINTR = 4;
-const EAGAIN = 11;
 const ENOENT = 2;
 const ECONNREFUSED = 111;
 
@@ -64,7 +62,6 @@ const c = {
   sendmsg: libcFunction('long sendmsg(int fd, const void *message, int flags)'),
   socketpair: libcFunction('int socketpair(int domain, int type, int protocol, void *fds)'),
   poll: libcFunction('int poll(void *fds, unsigned long count, int timeout)'),
-  recv: libcFunction('long recv(int fd, void *buffer, size_t length, int flags)'),
 };
 
 // One message header, vector and control buffer a thread: calls do not nest. They hold addresses
@@ -209,6 +206,17 @@ export function peerProcessId(fd: number): number {
   return socketOption(fd, SO_PEERCRED, 12).getInt32(0, true);
 }
 
+/** Whether `fd` is a connected socket with that process at its other end. */
+export function isPeerProcess(fd: number, pid: number): boolean {
+  try {
+    return peerProcessId(fd) === pid;
+  } catch (error) {
+    // Most descriptors are no sockets.
+    if (error instanceof SystemError) return false;
+    throw error;
+  }
+}
+
 function socketOption(fd: number, name: number, bytes: number): DataView {
   const value = new Uint8Array(new ArrayBuffer(bytes));
   const length = new Uint8Array(new ArrayBuffer(4));
@@ -226,33 +234,34 @@ export function socketPair(): [number, number] {
 }
 
 /** struct pollfd: int fd, short events, short revents. */
-const POLLIN = 1;
-const POLLOUT = 4;
+const POLLIN = 0x1;
+const POLLOUT = 0x4;
+const POLLERR = 0x8;
+const POLLHUP = 0x10;
+const POLLRDHUP = 0x2000;
 
 /** Blocks this thread until `fd` is readable or has ended, at most `millis`. */
 export function waitReadable(fd: number, millis: number): void {
-  waitFor(fd, POLLIN, millis);
+  polled(fd, POLLIN, millis);
 }
 
 /** The same until it takes more. */
 export function waitWritable(fd: number, millis: number): void {
-  waitFor(fd, POLLOUT, millis);
+  polled(fd, POLLOUT, millis);
 }
 
-function waitFor(fd: number, events: number, millis: number): void {
+/** Whether the peer has closed its end (reset counts), whatever it sent before. */
+export function isPeerGone(fd: number): boolean {
+  return (polled(fd, POLLRDHUP, 0) & (POLLRDHUP | POLLHUP | POLLERR)) !== 0;
+}
+
+/** What of `events` has come about after at most `millis`; of itself the kernel adds errors. */
+function polled(fd: number, events: number, millis: number): number {
   const pollFd = new DataView(new ArrayBuffer(8));
   pollFd.setInt32(0, fd, true);
   pollFd.setInt16(4, events, true);
   c.poll(new Uint8Array(pollFd.buffer), 1, millis);
-}
-
-/** Whether the peer has closed its end (reset counts), without consuming what it sent. */
-export function isPeerGone(fd: number): boolean {
-  const probe = new Uint8Array(new ArrayBuffer(1));
-  const result = c.recv(fd, probe, 1, MSG_PEEK | MSG_DONTWAIT);
-  if (result !== -1) return result === 0;
-  const errno = lastErrno();
-  return errno !== EAGAIN && errno !== EINTR;
+  return pollFd.getInt16(6, true);
 }
 
 /**

@@ -26,6 +26,7 @@ import {
   FDS_PER_MESSAGE_MAX,
   isListening,
   isPeerGone,
+  isPeerProcess,
   listenUnix,
   peerProcessId,
   receiveWithFds,
@@ -88,6 +89,8 @@ describe('a listening place', () => {
       }
       expect([isListening(connected), isListening(accepted)]).toEqual([false, false]);
       expect(peerProcessId(accepted)).toBe(process.pid);
+      expect(isPeerProcess(connected, process.pid)).toBe(true);
+      expect(isPeerProcess(connected, process.ppid)).toBe(false);
       [listener, connected, accepted].forEach(closeFd);
     });
   });
@@ -333,8 +336,9 @@ describe('a connection', () => {
     expect(isPeerGone(accepted)).toBe(false);
     sendWithFds(connected, Buffer.from('last'));
     expect(isPeerGone(accepted)).toBe(false);
-    expect(receive(accepted, 4).text).toBe('last');
     closeFd(connected);
+    expect(isPeerGone(accepted)).toBe(true);
+    expect(receive(accepted, 4).text).toBe('last');
     expect(isPeerGone(accepted)).toBe(true);
     closeFd(accepted);
   });

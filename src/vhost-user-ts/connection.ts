@@ -8,7 +8,12 @@
 
 import { errnoName } from '../base/errors.ts';
 import { closeFd } from '../native/fd.ts';
-import { FDS_PER_MESSAGE_MAX, receiveWithFds, sendWithFds } from '../native/socket.ts';
+import {
+  FDS_PER_MESSAGE_MAX,
+  isPeerProcess,
+  receiveWithFds,
+  sendWithFds,
+} from '../native/socket.ts';
 import { ProtocolError } from './errors.ts';
 import { encodeMessage, type Message } from './messages.ts';
 import {
@@ -38,6 +43,8 @@ export class Connection {
   /** Header, or header and payload once the header is known. */
   #expected: number = HEADER.BYTES;
   #fds: number[] = [];
+  /** So many of them have been looked at. */
+  #checkedFds = 0;
 
   /** Takes ownership of a connected, non-blocking socket. */
   constructor(fd: number) {
@@ -78,6 +85,7 @@ export class Connection {
         this.#expected - this.#received,
         this.#fds,
       );
+      this.#refuseOwnSocket();
       if (count === -EAGAIN) return undefined;
       if (count === 0 || count === -ECONNRESET) return 'closed';
       if (count < 0) throw new ProtocolError(`receive: ${errnoName(-count)}`);
@@ -102,6 +110,18 @@ export class Connection {
     for (const fd of this.#fds) closeFd(fd);
     this.#fds = [];
     closeFd(this.fd);
+  }
+
+  /**
+   * The peer's own end of this connection, kept here, would keep the connection for ever: nobody
+   * could close it. It is a socket whose other end is this process, where ours is another's.
+   */
+  #refuseOwnSocket(): void {
+    for (; this.#checkedFds < this.#fds.length; this.#checkedFds++) {
+      const fd = this.#fds[this.#checkedFds]!;
+      if (!isPeerProcess(fd, process.pid) || isPeerProcess(this.fd, process.pid)) continue;
+      throw new ProtocolError("message: expected another descriptor than the peer's own socket");
+    }
   }
 
   /** Checks the header just received; the length of the whole message. */
@@ -130,6 +150,7 @@ export class Connection {
       fds: this.#fds,
     };
     this.#fds = [];
+    this.#checkedFds = 0;
     this.#received = 0;
     this.#expected = HEADER.BYTES;
     return message;

@@ -12,6 +12,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { createEventFd, signalEventFd } from '../../src/native/eventfd.ts';
 import { closeFd } from '../../src/native/fd.ts';
 import { listenUnix } from '../../src/native/socket.ts';
+import { encodeMessage, encodeU64, VHOST_USER } from '../../src/vhost-user-ts/index.ts';
 import { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from '../../src/virtio-blk/protocol.ts';
 import {
   AttachedDriver,
@@ -337,6 +338,22 @@ describe.skipIf(!isBuilt)('one front end at a time', () => {
       2000,
     );
   });
+
+  it.each([
+    ['a whole message', 20],
+    ['half of one', 15],
+  ])(
+    'regression: one that gives its own socket with %s does not hold the device for ever',
+    async (_, bytes) => {
+      const daemon = await daemonWith();
+      const first = AttachedDriver.connect(daemon);
+      const message = encodeMessage(VHOST_USER.SET_VRING_CALL, 0, encodeU64(0n));
+      first.frontEnd.sendRaw(message.subarray(0, bytes), [first.frontEnd.fd]);
+      first.close();
+      await until(() => daemon.stderr.includes("the peer's own socket"), 'the log', 2000);
+      expect(read(attach(daemon), 5)).toEqual(new Uint8Array(4096));
+    },
+  );
 
   it('a client killed in the middle of requests leaves its pages to the next', async () => {
     const daemon = await daemonWith();

@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import type { Budget } from '../test/fuzz/budget.ts';
+import { SESSION_FIGURES } from '../test/fuzz/hostile-front-end.ts';
 import { FUZZ_TARGETS } from '../test/fuzz/targets.ts';
 
 const SLICE_MILLIS = 2000;
@@ -100,6 +101,9 @@ async function fuzz(plan: Plan, diary: string): Promise<void> {
       `${name.padEnd(10)} ${cases} cases in ${Math.round(millis / 1000)} s, ${rate} seeds/s, ` +
         `from seed ${plan.seed}\n`,
     );
+  }
+  if (SESSION_FIGURES.sessions > 0) {
+    process.stdout.write(`sessions   ${JSON.stringify(SESSION_FIGURES)}\n`);
   }
 }
 

@@ -18,6 +18,8 @@ const pipe2 = libcFunction('int pipe2(void *fds, int flags)');
 export class OddFds {
   readonly #open: number[] = [];
   readonly #self: number;
+  /** Its own socket was among them: as a call or kick descriptor it garbles what both sides say. */
+  hasGivenSelf = false;
 
   /** `self`: the front end's own socket. */
   constructor(self: number) {
@@ -30,6 +32,11 @@ export class OddFds {
 
   eventFd(): number {
     return this.#own(createEventFd());
+  }
+
+  /** A memory file of its own. */
+  memory(bytes: number): number {
+    return this.#own(createMemfd('odd', bytes));
   }
 
   /** Anything at all. */
@@ -60,10 +67,16 @@ export class OddFds {
       case 11:
         return this.#path('/dev/null', O_PATH);
       case 12:
+        this.hasGivenSelf = true;
         return this.#own(duplicateFd(this.#self));
       default:
         return this.#path('/proc/self/status', constants.O_RDONLY);
     }
+  }
+
+  /** Closes this one too, when the session is over. */
+  adopt(fd: number): number {
+    return this.#own(fd);
   }
 
   closeAll(): void {

@@ -5,6 +5,7 @@ import { fuzzCodec } from './codec.ts';
 import { fuzzControl } from './control.ts';
 import { fuzzHeaders } from './headers.ts';
 import { fuzzRings } from './rings.ts';
+import { fuzzSessions } from './sessions.ts';
 import { fuzzVhostUser } from './vhost-user.ts';
 
 export const FUZZ_TARGETS: Readonly<Record<string, FuzzTarget>> = {
@@ -12,5 +13,6 @@ export const FUZZ_TARGETS: Readonly<Record<string, FuzzTarget>> = {
   rings: fuzzRings,
   headers: fuzzHeaders,
   'vhost-user': fuzzVhostUser,
+  sessions: fuzzSessions,
   control: fuzzControl,
 };

@@ -10,11 +10,13 @@
 import { sooner } from '../base/wait.ts';
 import { GuestMemory, type GuestRegion } from '../memory/guest-memory.ts';
 import { monotonicMicros } from '../native/clock.ts';
+import { closeFd } from '../native/fd.ts';
 import type { BackedStore } from '../store/backed-store.ts';
 import type { PageStore } from '../store/page-store.ts';
 import { PageWindow } from '../store/page-window.ts';
 import { COUNTER } from '../store/statistics.ts';
 import type { Inflight, VringAddress } from '../vhost-user-ts/index.ts';
+import type { InflightRegion } from '../virtio/inflight.ts';
 import { BlockQueue } from '../virtio-blk/block-queue.ts';
 import { REQUESTS } from '../virtio-blk/page-device.ts';
 import { InflightArea } from './inflight-area.ts';
@@ -249,9 +251,19 @@ export class QueueSet implements DeviceQueues {
 
   setVringKick(index: number, fd: number | undefined, terms: RingTerms): void {
     const ring = this.#ring(index);
-    ring.setKick(fd, terms, this.#inflight?.region(index));
+    ring.setKick(fd, terms, this.#inflightRegion(index, fd));
     if (terms.startsEnabled) ring.setEnabled(true);
     this.#listServed();
+  }
+
+  /** Where there is none, nobody takes over the descriptor that came for the ring. */
+  #inflightRegion(index: number, kickFd: number | undefined): InflightRegion | undefined {
+    try {
+      return this.#inflight?.region(index);
+    } catch (error) {
+      if (kickFd !== undefined) closeFd(kickFd);
+      throw error;
+    }
   }
 
   setVringCall(index: number, fd: number | undefined): void {

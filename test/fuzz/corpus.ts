@@ -6,7 +6,7 @@
 
 export const CORPUS: Readonly<Record<string, readonly number[]>> = {
   rings: [20090918, 20091031, 20100101],
-  'vhost-user': [1114921873, 869605035],
+  'vhost-user': [1114921873, 869605035, 393180097],
   // The first three found: a socket given as its own call descriptor, what was sent last by one that
   // had left, half a message with its sender's socket.
   sessions: [1114921873, 1614876866, 869605035, 104, 109, 113],

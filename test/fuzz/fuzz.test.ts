@@ -14,15 +14,19 @@ import { serveControl } from '../../src/control/server.ts';
 import { GuestMemory } from '../../src/memory/guest-memory.ts';
 import { Window } from '../../src/memory/window.ts';
 import { createEventFd } from '../../src/native/eventfd.ts';
-import { closeFd } from '../../src/native/fd.ts';
+import { closeFd, createMemfd } from '../../src/native/fd.ts';
 import { listenUnix, sendWithFds, socketPair } from '../../src/native/socket.ts';
 import { Connection } from '../../src/vhost-user-ts/connection.ts';
 import { encodeMessage, ProtocolError, VHOST_USER } from '../../src/vhost-user-ts/index.ts';
+import { encodeInflight } from '../../src/vhost-user-ts/messages.ts';
 import { isBuilt } from '../driver/daemon.ts';
 import { openFds } from '../driver/descriptors.ts';
+import { RequestRefused } from '../driver/front-end.ts';
+import { LocalDevice } from '../driver/local-device.ts';
 import { makeFolder } from '../driver/sockets.ts';
 import { CORPUS } from './corpus.ts';
 import { SESSION_FIGURES } from './hostile-front-end.ts';
+import { FEATURES } from './messages.ts';
 import { closeSessions } from './sessions.ts';
 import { FUZZ_TARGETS } from './targets.ts';
 
@@ -141,6 +145,25 @@ describe('regression:', () => {
       closeFd(fd);
     }
     expect(openFds()).toBe(before);
+  });
+
+  it('vhost-user: a kick for a queue that the in-flight area has no place for leaves nothing', () => {
+    const local = new LocalDevice();
+    try {
+      local.negotiate(FEATURES);
+      const { frontEnd } = local;
+      const areaFd = createMemfd('area', 65536);
+      const inflight = { mmapBytes: 65536, mmapOffset: 0, queues: 1, queueSize: 16 };
+      frontEnd.order(VHOST_USER.SET_INFLIGHT_FD, encodeInflight(inflight, 24), [areaFd]);
+      closeFd(areaFd);
+      const kickFd = local.eventFd();
+      const before = openFds();
+      const kick = () => frontEnd.setRingFd(VHOST_USER.SET_VRING_KICK, 1, kickFd);
+      expect(kick).toThrow(RequestRefused);
+      expect(openFds()).toBe(before);
+    } finally {
+      local.close();
+    }
   });
 
   it('memory: a device is no guest memory: nothing says where it ends, and there is SIGBUS', () => {

@@ -34,10 +34,12 @@ process.on('unhandledRejection', (error) => abortWith('the control thread', erro
 const { folder, devices } = JSON.parse(process.argv[2]!) as HostOptions;
 const say = (message: string) => void process.stderr.write(`${message}\n`);
 const options = devices.map((wishes) => deviceOptions(wishes, { info: say, warn: say }, false));
-const thread = await ReactorThread.start(options, {
+const helpers = Math.max(...options.map(({ queueThreads = 1 }) => queueThreads - 1));
+const thread = new ReactorThread(helpers, {
   log: ({ device, level, message }) => say(`${device}: ${level}: ${message}`),
   connection: () => {},
 });
+for (const each of options) await thread.open(each);
 for (const { name } of options) {
   const { fd } = openListeningSocket(join(folder, name), frontEndAccess());
   thread.order({ kind: 'listen', device: name, fd });

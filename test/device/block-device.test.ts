@@ -233,8 +233,8 @@ describe('the end of a session', () => {
     const withSession = openFds();
     local.device.detach();
     frontEnd.close();
-    // Kick, call and err of ring 0, call and err of ring 3, and both ends of the socket.
-    expect(openFds()).toBe(withSession - 7);
+    // Kick, call and err of ring 0, call and err of ring 3, memory, and both ends of the socket.
+    expect(openFds()).toBe(withSession - 7 - local.ram.regions.length);
     expect(local.watched.size).toBe(0);
     expect(local.device.queues.hasWork()).toBe(false);
     expect(local.device.queues.serve()).toBe(false);

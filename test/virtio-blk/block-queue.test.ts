@@ -1,8 +1,7 @@
 /** Block requests from the driver's side: what each does, its status, its used length, its count. */
 
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { PageStore } from '../../src/store/page-store.ts';
-import type { PageWindow } from '../../src/store/page-window.ts';
 import {
   VIRTQ_DESC_F_NEXT as NEXT,
   VIRTQ_DESC_F_WRITE as WRITE,
@@ -19,7 +18,6 @@ import {
   VIRTIO_BLK_T_OUT,
   VIRTIO_BLK_T_WRITE_ZEROES,
 } from '../../src/virtio-blk/protocol.ts';
-import { ArrayPageDevice } from '../driver/array-page-device.ts';
 import { expectBytes } from '../driver/bytes.ts';
 import { type BlockRequest, GuestDriver } from '../driver/guest-driver.ts';
 import { GuestRam, USER_BASE } from '../driver/guest-ram.ts';
@@ -32,27 +30,11 @@ import {
   splitHeader,
   stepped,
 } from '../driver/layouts.ts';
-import { LocalQueue, type LocalQueueOptions } from '../driver/local-queue.ts';
+import type { LocalQueue } from '../driver/local-queue.ts';
+import { openArray, openQueue, SLOTS } from '../driver/open-queues.ts';
 import { Random } from '../driver/random.ts';
 
 import { clear, read, write } from '../driver/requests.ts';
-
-const SLOTS = 2000;
-const open: LocalQueue[] = [];
-
-afterEach(() => {
-  for (const queue of open.splice(0)) queue.close();
-});
-
-/** A queue over an array of pages in which every page differs. */
-function setUp(options: LocalQueueOptions = {}, slots = SLOTS) {
-  const device = new ArrayPageDevice<PageWindow>(slots);
-  const random = new Random(7);
-  for (let i = 0; i < device.bytes.length; i += 97) device.bytes[i] = random.u32();
-  const local = new LocalQueue(device, options);
-  open.push(local);
-  return { device, local };
-}
 
 const layouts: [string, (sizes: Sizes) => Layout][] = [
   ['every part in descriptors of its own', separate],
@@ -69,7 +51,7 @@ const layouts: [string, (sizes: Sizes) => Layout][] = [
 describe('IN and OUT', () => {
   describe.each(layouts)('with %s', (_title, layout) => {
     it.each([1, 2, 3, 17, 64])('%i pages are written, and read back', (pages) => {
-      const { device, local } = setUp({ size: 1024 });
+      const { device, local } = openArray({ size: 1024 });
       const random = new Random(pages);
       const data = random.bytes(pages * 4096);
       const before = device.bytes.slice();
@@ -88,7 +70,7 @@ describe('IN and OUT', () => {
   });
 
   it('headers 17 bytes apart are read where they lie', () => {
-    const { device, local } = setUp();
+    const { device, local } = openArray();
     for (let i = 0; i < 40; i++) {
       const request = read(i, 1);
       const skewed = {
@@ -111,7 +93,7 @@ describe('IN and OUT', () => {
         mmapOffset: 0,
       },
     ]);
-    const { device, local } = setUp({ ram });
+    const { device, local } = openArray({ ram });
     const { ring } = local.driver;
     const border = 2 ** 32 + half;
     const header = ram.allocate(16, 16);
@@ -134,8 +116,7 @@ describe('IN and OUT', () => {
 
   it('the real store keeps pages of every kind, through every layout', () => {
     const store = PageStore.make({ slots: SLOTS });
-    const local = new LocalQueue(store, { size: 1024 });
-    open.push(local);
+    const local = openQueue(store, { size: 1024 });
     const random = new Random(3);
     for (const [title, layout] of layouts) {
       const pages = Array.from({ length: 20 }, () => random.page());
@@ -150,7 +131,7 @@ describe('IN and OUT', () => {
   });
 
   it('a chain may be as long as a ring of 4096, longer than any indirect table', () => {
-    const { device, local } = setUp({ size: 4096 });
+    const { device, local } = openArray({ size: 4096 });
     const request = read(7, 2);
     const done = local.run(request, stepped(GuestDriver.sizes(request), 1, 3));
     expect([done.status, done.len]).toEqual([OK, 8193]);
@@ -158,14 +139,14 @@ describe('IN and OUT', () => {
   });
 
   it('no pages at all is a request that succeeds, also at the very end', () => {
-    const { device, local } = setUp();
+    const { device, local } = openArray();
     expect(local.run(read(SLOTS, 0))).toMatchObject({ status: OK, len: 1 });
     expect(local.run(write(SLOTS, new Uint8Array(0)))).toMatchObject({ status: OK, len: 1 });
     expect(device.calls).toEqual([]);
   });
 
   it('the last page can be written and read', () => {
-    const { device, local } = setUp();
+    const { device, local } = openArray();
     const data = new Random(1).bytes(4096);
     expect(local.run(write(SLOTS - 1, data)).status).toBe(OK);
     expectBytes(local.run(read(SLOTS - 1, 1)).data, data);
@@ -173,7 +154,7 @@ describe('IN and OUT', () => {
   });
 
   it('a page that the device cannot store fails the request; the others are stored', () => {
-    const { device, local } = setUp();
+    const { device, local } = openArray();
     device.bad.add(11);
     const old = device.page(11).slice();
     const data = new Random(1).bytes(3 * 4096);
@@ -190,7 +171,7 @@ describe('IN and OUT', () => {
   ] as const)(
     'a failed read of %s reports no written bytes and is no invalid request',
     (_t, layout) => {
-      const { device, local } = setUp();
+      const { device, local } = openArray();
       device.bad.add(11);
       const failed = local.run(read(10, 3), layout(GuestDriver.sizes(read(10, 3))));
       expect(failed).toMatchObject({ status: IOERR, len: 0 });
@@ -204,7 +185,7 @@ describe('IN and OUT', () => {
   );
 
   it('requests are counted by kind', () => {
-    const { local } = setUp();
+    const { local } = openArray();
     local.run(read(0, 1));
     local.run(write(0, new Uint8Array(4096)));
     local.run(write(0, new Uint8Array(4096)));
@@ -275,7 +256,7 @@ describe('a request that cannot be is refused, counted and changes nothing', () 
   ];
 
   it.each(cases)('%s', (_title, request) => {
-    const { device, local } = setUp({ size: 1024 });
+    const { device, local } = openArray({ size: 1024 });
     const before = device.bytes.slice();
     const isRead = (request.inBytes ?? 0) > 0;
     expect(local.run(request)).toMatchObject({ status: IOERR, len: isRead ? 0 : 1 });
@@ -286,7 +267,7 @@ describe('a request that cannot be is refused, counted and changes nothing', () 
   });
 
   it.each([0, 1, 15])('a header of %i bytes', (bytes) => {
-    const { device, local } = setUp();
+    const { device, local } = openArray();
     const { ring, ram } = local.driver;
     const status = ram.allocate(1);
     ring.setDescriptor(0, { address: 0x9000, bytes, flags: NEXT, next: 1 });
@@ -301,7 +282,7 @@ describe('a request that cannot be is refused, counted and changes nothing', () 
   });
 
   it('a header that is all in the writable part', () => {
-    const { device, local } = setUp();
+    const { device, local } = openArray();
     const { ring, ram } = local.driver;
     const status = ram.allocate(17);
     ring.setDescriptor(0, { address: status, bytes: 17, flags: WRITE, next: 0 });
@@ -335,7 +316,7 @@ describe('addresses outside guest memory', () => {
     ['at 2^63', 2n ** 63n],
     ['wrapping past 2^64', 2n ** 64n - 100n],
   ] as const)('data %s fails the request, which counts as invalid', (_title, address) => {
-    const { device, local } = setUp();
+    const { device, local } = openArray();
     const { ram, ring } = local.driver;
     const [header, status] = [ram.allocate(16, 16), ram.allocate(1)];
     for (const type of [VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT]) {
@@ -356,7 +337,7 @@ describe('addresses outside guest memory', () => {
   });
 
   it('a header outside guest memory fails the request', () => {
-    const { local } = setUp();
+    const { local } = openArray();
     const status = local.ram.allocate(1);
     runRaw(local, [
       [beyond - 8, 16, false],
@@ -367,7 +348,7 @@ describe('addresses outside guest memory', () => {
   });
 
   it('the ranges of a discard outside guest memory fail it', () => {
-    const { device, local } = setUp();
+    const { device, local } = openArray();
     const [header, status] = [local.ram.allocate(16), local.ram.allocate(1)];
     local.ram.write(header, Uint8Array.of(VIRTIO_BLK_T_DISCARD));
     runRaw(local, [
@@ -380,7 +361,7 @@ describe('addresses outside guest memory', () => {
   });
 
   it('an identification buffer outside guest memory fails the request', () => {
-    const { local } = setUp();
+    const { local } = openArray();
     const [header, status] = [local.ram.allocate(16), local.ram.allocate(1)];
     local.ram.write(header, Uint8Array.of(VIRTIO_BLK_T_GET_ID));
     runRaw(local, [
@@ -397,7 +378,7 @@ describe('addresses outside guest memory', () => {
     ['a status byte outside guest memory', [[beyond, 1, true]]],
     ['a writable part without a byte', [[0x1000, 0, true]]],
   ] as [string, [number, number, boolean][]][])('%s breaks the ring', (_title, parts) => {
-    const { device, local } = setUp();
+    const { device, local } = openArray();
     const header = local.ram.allocate(16);
     runRaw(local, [[header, 16, false], ...parts]);
     expect(local.queue.ring.brokenReason).toMatch(
@@ -420,18 +401,18 @@ describe('GET_ID', () => {
   padded.set(Buffer.from(serial));
 
   it('gives 20 bytes, padded with NUL', () => {
-    const { local } = setUp({ serial });
+    const { local } = openArray({ serial });
     expect(local.run(getId(20))).toMatchObject({ status: OK, len: 21, data: padded });
   });
 
   it.each([1, 7, 19])('a buffer of %i bytes gets what fits', (bytes) => {
-    const { local } = setUp({ serial });
+    const { local } = openArray({ serial });
     const done = local.run(getId(bytes));
     expect(done).toMatchObject({ status: OK, len: bytes + 1, data: padded.subarray(0, bytes) });
   });
 
   it('a longer buffer gets 20 bytes, and its used length stops there', () => {
-    const { local } = setUp({ serial });
+    const { local } = openArray({ serial });
     const done = local.run(getId(64));
     expect(done).toMatchObject({ status: OK, len: 20 });
     expectBytes(done.data.subarray(0, 20), padded);
@@ -439,20 +420,20 @@ describe('GET_ID', () => {
   });
 
   it('comes out right in segments of 3 bytes', () => {
-    const { local } = setUp({ serial });
+    const { local } = openArray({ serial });
     const done = local.run(getId(20), stepped({ readable: 16, writable: 21 }, 5, 3));
     expect(done).toMatchObject({ status: OK, len: 21, data: padded });
   });
 
   it('a serial longer than 20 bytes is cut', () => {
-    const { local } = setUp({ serial: 'x'.repeat(30) });
+    const { local } = openArray({ serial: 'x'.repeat(30) });
     expectBytes(local.run(getId(20)).data, new Uint8Array(20).fill(0x78));
   });
 });
 
 describe('other requests', () => {
   it('FLUSH succeeds', () => {
-    const { device, local } = setUp();
+    const { device, local } = openArray();
     const done = local.run({ type: VIRTIO_BLK_T_FLUSH, sector: 0 });
     expect(done).toMatchObject({ status: OK, len: 1 });
     expect(device.calls).toEqual([]);
@@ -461,7 +442,7 @@ describe('other requests', () => {
   it.each([2, 3, 5, 10, 12, 14, 17, 0x7fffffff, 0x80000000, 0xffffffff])(
     'type %i is not supported, and not invalid',
     (type) => {
-      const { device, local } = setUp();
+      const { device, local } = openArray();
       const before = device.bytes.slice();
       const done = local.run({ type, sector: 0, data: new Uint8Array(4096) });
       expect(done).toMatchObject({ status: UNSUPP, len: 1 });

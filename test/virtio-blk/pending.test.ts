@@ -3,7 +3,7 @@
  * popped again; and a driver that makes more of them than can be.
  */
 
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import {
   VIRTIO_BLK_S_IOERR as IOERR,
   VIRTIO_BLK_S_OK as OK,
@@ -13,8 +13,8 @@ import {
 import { expectBytes } from '../driver/bytes.ts';
 import { GuestDriver } from '../driver/guest-driver.ts';
 import { joined, randomLayout } from '../driver/layouts.ts';
-import { LocalQueue, type LocalQueueOptions } from '../driver/local-queue.ts';
-import { PendingPageDevice } from '../driver/pending-page-device.ts';
+import type { LocalQueueOptions } from '../driver/local-queue.ts';
+import { openPending } from '../driver/open-queues.ts';
 import { Random } from '../driver/random.ts';
 import { clear, read, write } from '../driver/requests.ts';
 import { DeviceProgram, STRIPE_SLOTS } from '../models/device-program.ts';
@@ -22,19 +22,9 @@ import { DeviceProgram, STRIPE_SLOTS } from '../models/device-program.ts';
 const SEED = Number(process.env.RAMZSWAP_TEST_SEED ?? 20090901);
 const SLOTS = 256;
 const PAGE = 4096;
-const open: LocalQueue[] = [];
-
-afterEach(() => {
-  for (const queue of open.splice(0)) queue.close();
-});
 
 function setUp(options: LocalQueueOptions = {}) {
-  const device = new PendingPageDevice(SLOTS);
-  const fill = new Random(7);
-  for (let i = 0; i < device.pages.bytes.length; i += 97) device.pages.bytes[i] = fill.u32();
-  const local = new LocalQueue(device, options);
-  open.push(local);
-  return { device, local, random: new Random(SEED) };
+  return { ...openPending(SLOTS, options), random: new Random(SEED) };
 }
 
 /** Serves and settles until nothing is pending and nothing is left to serve. */

@@ -1,6 +1,6 @@
 /** Serving within a budget, giving requests up and resuming them; and thousands of random requests. */
 
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { PageStore } from '../../src/store/page-store.ts';
 import type { PageWindow } from '../../src/store/page-window.ts';
 import { VIRTQ_DESC_F_NEXT as NEXT } from '../../src/virtio/split-ring.ts';
@@ -15,30 +15,13 @@ import { expectBytes } from '../driver/bytes.ts';
 import { type BlockRequest, GuestDriver } from '../driver/guest-driver.ts';
 import { GuestRam } from '../driver/guest-ram.ts';
 import { joined, randomLayout } from '../driver/layouts.ts';
-import { LocalQueue, type LocalQueueOptions } from '../driver/local-queue.ts';
+import { openArray, openQueue, SLOTS } from '../driver/open-queues.ts';
 import { Random } from '../driver/random.ts';
 import { clear, read, write } from '../driver/requests.ts';
 
-const SLOTS = 2000;
-const open: LocalQueue[] = [];
-
-afterEach(() => {
-  for (const queue of open.splice(0)) queue.close();
-});
-
-/** A queue over an array of pages in which every page differs. */
-function setUp(options: LocalQueueOptions = {}, slots = SLOTS) {
-  const device = new ArrayPageDevice<PageWindow>(slots);
-  const random = new Random(7);
-  for (let i = 0; i < device.bytes.length; i += 97) device.bytes[i] = random.u32();
-  const local = new LocalQueue(device, options);
-  open.push(local);
-  return { device, local };
-}
-
 describe('serving in turns', () => {
   it('a request larger than the budget is resumed, and is done exactly once', () => {
-    const { device, local } = setUp();
+    const { device, local } = openArray();
     const data = new Random(2).bytes(64 * 4096);
     local.driver.submit(write(0, data));
     local.driver.flush();
@@ -55,7 +38,7 @@ describe('serving in turns', () => {
   });
 
   it('a turn moves no more pages than its budget', () => {
-    const { device, local } = setUp();
+    const { device, local } = openArray();
     for (let i = 0; i < 3; i++) local.driver.submit(read(i * 10, 10));
     local.driver.flush();
     for (let before = 0; local.queue.serve(4) <= 0; before = device.calls.length) {
@@ -65,7 +48,7 @@ describe('serving in turns', () => {
   });
 
   it('a large discard is worked off in slices', () => {
-    const { device, local } = setUp();
+    const { device, local } = openArray();
     local.driver.submit(clear(VIRTIO_BLK_T_DISCARD, [{ sector: 3, sectors: 8180 }]));
     local.driver.flush();
     let turns = 0;
@@ -80,8 +63,7 @@ describe('serving in turns', () => {
 
   it('two rings of one device take turns', () => {
     const device = new ArrayPageDevice<PageWindow>(SLOTS);
-    const queues = [new LocalQueue(device), new LocalQueue(device)];
-    open.push(...queues);
+    const queues = [openQueue(device), openQueue(device)];
     queues[0]!.driver.submit(read(0, 60));
     queues[1]!.driver.submit(read(100, 1));
     for (const { driver } of queues) driver.flush();
@@ -91,7 +73,7 @@ describe('serving in turns', () => {
   });
 
   it('after suspend the request is popped again and completed exactly once', () => {
-    const { device, local } = setUp({ startIndex: 65535 });
+    const { device, local } = openArray({ startIndex: 65535 });
     const data = new Random(2).bytes(20 * 4096);
     local.driver.submit(write(30, data));
     local.driver.submit(read(30, 20));
@@ -114,14 +96,14 @@ describe('serving in turns', () => {
   });
 
   it('suspend between requests changes nothing', () => {
-    const { local } = setUp();
+    const { local } = openArray();
     local.run(read(0, 1));
     local.queue.suspend();
     expect(local.queue.ring.lastAvail).toBe(1);
   });
 
   it('a request refused while another was half done before does not inherit its state', () => {
-    const { device, local } = setUp();
+    const { device, local } = openArray();
     local.driver.submit(read(0, 20));
     local.driver.flush();
     local.queue.serve(5);
@@ -135,7 +117,7 @@ describe('serving in turns', () => {
   });
 
   it('completes in order, and interrupts once a batch, not once a request', () => {
-    const { local } = setUp({ eventIdx: false });
+    const { local } = openArray({ eventIdx: false });
     const tickets = Array.from({ length: 32 }, (_, i) => local.driver.submit(read(i, 1)).number);
     local.driver.flush();
     local.serveAll();
@@ -151,7 +133,7 @@ describe('serving in turns', () => {
     [31, 3],
     [60, 4],
   ])('of %i requests that wait, it interrupts %i times', (count, notifications) => {
-    const { local } = setUp({ eventIdx: false, size: 256 });
+    const { local } = openArray({ eventIdx: false, size: 256 });
     for (let i = 0; i < count; i++) local.driver.submit(read(i, 1));
     local.driver.flush();
     local.queue.serve(10_000);
@@ -160,7 +142,7 @@ describe('serving in turns', () => {
   });
 
   it('completions before a broken chain still reach the driver, with an interrupt', () => {
-    const { local } = setUp({ eventIdx: false });
+    const { local } = openArray({ eventIdx: false });
     local.driver.submit(read(0, 1));
     const { ring } = local.driver;
     ring.setDescriptor(100, { address: 0, bytes: 1, flags: NEXT, next: 100 });
@@ -212,14 +194,13 @@ describe('random requests against a trivially correct model', () => {
       const store = PageStore.make({ slots: pages });
       const startIndex = 65536 - 300;
       const ram = new GuestRam(8 << 20);
-      const local = new LocalQueue(store, {
+      const local = openQueue(store, {
         size,
         eventIdx,
         indirect: mayIndirect,
         startIndex,
         ram,
       });
-      open.push(local);
       const random = new Random(seed);
       const model = new Uint8Array(pages * 4096);
       for (let step = 0; step < 1000; step++) {

@@ -51,14 +51,21 @@ export interface ControlFigures {
   readonly regions: number;
 }
 
-/** One session, its rings and memory changed under load for `millis`; ends with all completed. */
-export function runRingRaces(daemon: Daemon, seed: number, millis: number): ControlFigures {
+/**
+ * One session, its rings and memory changed under load until `isOver`, which is asked at each turn;
+ * ends with all completed.
+ */
+export function runRingRaces(
+  daemon: Daemon,
+  seed: number,
+  isOver: (figures: ControlFigures) => boolean,
+): ControlFigures {
   const guest = connectRaceGuest(daemon.socketPath, new GuestRam(LONG_RAM_BYTES));
   const load = new RaceLoad({ seed, queues: RACE_QUEUES, depth: RACE_DEPTH });
   const races = new RingRaces(guest, load.random);
-  const end = Date.now() + millis;
+  const figures = () => ({ completed: load.completed, ...races.figures });
   try {
-    while (Date.now() < end) {
+    while (!isOver(figures())) {
       const isLong = load.random.oneIn(8);
       if (isLong) load.fillWithLongReads(guest);
       else load.fill(guest);
@@ -69,7 +76,7 @@ export function runRingRaces(daemon: Daemon, seed: number, millis: number): Cont
     races.putRight();
     load.drain(guest);
     load.settle(guest);
-    return { completed: load.completed, ...races.figures };
+    return figures();
   } catch (error) {
     throw new Error(`seed ${seed}, ${load.completed} requests: ${(error as Error).message}`);
   } finally {

@@ -22,7 +22,7 @@ import { DeviceProgram, STRIPE_SLOTS } from '../models/device-program.ts';
 import { MODEL_DAEMON_ARGS, runModel } from '../models/model-run.ts';
 
 const SEED = Number(process.env.RAMZSWAP_TEST_SEED ?? 20090901);
-const OPERATIONS = 60_000;
+const OPERATIONS = 30_000;
 const LOCAL_OPERATIONS = 12_000;
 const GIB = 2 ** 30;
 const PAGE_BYTES = 4096;
@@ -42,7 +42,7 @@ if (!isBuilt) console.warn('model.test.ts: SKIPPED, dist/ is missing: run "npm r
 describe.skipIf(!isBuilt)('the daemon, through its socket,', () => {
   it.each([
     [OPERATIONS, 1],
-    [OPERATIONS / 4, 4],
+    [OPERATIONS / 2, 4],
   ])(
     `does what the model says over %i operations, with exact statistics; %i queue threads (seed ${SEED})`,
     async (operations, threads) => {

@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 
 /**
@@ -7,6 +8,9 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     pool: 'forks',
+    // Vitest keeps a core for itself. Of two that is half, and many tests wait for a daemon.
+    maxWorkers: Math.max(2, availableParallelism() - 1),
+    minWorkers: 1,
     projects: [
       {
         extends: true,
@@ -24,7 +28,9 @@ export default defineConfig({
           include: ['test/guests/**/*.test.ts'],
           testTimeout: 300_000,
           hookTimeout: 300_000,
-          // Two at a time took twice as long each: processor, disk and test share two cores.
+          // A guest of one processor is a core; its disk and this process take a tenth of another.
+          // Files one after the other: the README's own commands have paths that are anybody's.
+          maxConcurrency: 2,
           poolOptions: { forks: { singleFork: true } },
         },
       },

@@ -3,7 +3,8 @@
  * Documentation/driver-api/early-userspace/buffer-format.rst). Write only; knows nothing of what
  * goes in. Same entries, same bytes: times and owners are all 0.
  */
-import { gzipSync } from 'node:zlib';
+import { promisify } from 'node:util';
+import { gzip } from 'node:zlib';
 
 export type CpioEntry =
   | { kind: 'file'; path: string; mode: number; data: Uint8Array }
@@ -24,9 +25,12 @@ const MAGIC = '070701';
 /** An archive ends with an entry of this name. */
 const TRAILER = 'TRAILER!!!';
 
-/** The entries' parents must come before them, or the kernel drops them without a word. */
-export function gzippedCpio(entries: readonly CpioEntry[]): Buffer {
-  return gzipSync(cpio(entries), { level: 9 });
+/**
+ * The entries' parents must come before them, or the kernel drops them without a word. Compresses in
+ * a thread of its own: this one may have another guest to follow meanwhile.
+ */
+export function gzippedCpio(entries: readonly CpioEntry[]): Promise<Buffer> {
+  return promisify(gzip)(cpio(entries), { level: 9 });
 }
 
 function cpio(entries: readonly CpioEntry[]): Buffer {

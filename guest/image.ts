@@ -43,10 +43,18 @@ const DIRECTORIES = [
   ...['usr', 'usr/local', 'usr/local/sbin'],
 ];
 
-export async function buildInitramfs(
-  name: GuestName,
-  hasFileSystemTools = false,
-): Promise<GuestImage> {
+/** Builds of one guest follow each other: apt has locks, and later ones find what the first made. */
+const builds = new Map<GuestName, Promise<GuestImage>>();
+
+export function buildInitramfs(name: GuestName, hasFileSystemTools = false): Promise<GuestImage> {
+  const build = () => buildNow(name, hasFileSystemTools);
+  // What became of the build before is its caller's affair.
+  const image = builds.get(name)?.then(build, build) ?? build();
+  builds.set(name, image);
+  return image;
+}
+
+async function buildNow(name: GuestName, hasFileSystemTools: boolean): Promise<GuestImage> {
   const guest: Guest = GUESTS[name];
   const files = await fetchGuest(guest);
   const tools = hasFileSystemTools ? await fetchPackages(guest, FILE_SYSTEM_PACKAGES) : [];
@@ -61,10 +69,8 @@ export async function buildInitramfs(
     await mkdir(folder, { recursive: true });
     const aside = await mkdtemp(join(folder, 'new-'));
     try {
-      await writeFile(
-        join(aside, 'initrd'),
-        gzippedCpio(await collect(guest, { ...files, tools }, aside)),
-      );
+      const entries = await collect(guest, { ...files, tools }, aside);
+      await writeFile(join(aside, 'initrd'), await gzippedCpio(entries));
       await writeFile(join(aside, 'inputs'), inputs);
       await rename(join(aside, 'initrd'), initrd);
       await rename(join(aside, 'inputs'), stamp);

@@ -6,9 +6,7 @@ import { playAll } from './scenario.ts';
 import { SCENARIOS } from './scenarios.ts';
 
 describe('guests', () => {
-  playAll(SCENARIOS);
-
-  it('without swap the same workload is killed', async () => {
+  it.concurrent('without swap the same workload is killed', async () => {
     const guest = await runGuest({
       memoryMiB: 128,
       commands: ['fillverify 256 1'],
@@ -17,4 +15,6 @@ describe('guests', () => {
     expect(findMarker(guest, 'cmd')?.values.exit).toBe('137');
     expect(guest.poweredOff).toBe(true);
   });
+
+  playAll(SCENARIOS);
 });

@@ -83,15 +83,21 @@ const IDLE_MILLIS = 1_000;
 
 export const DISK_512M: readonly string[] = ['--disksize', '512M'];
 
-/** Declares a test for each row and each of its guests. */
+/**
+ * Declares a test for each row and each of its guests. Guests of one processor play several at once
+ * (maxConcurrency in vitest.config.ts). Those of more have the host to themselves, after the others:
+ * a processor waits for another's lock by spinning, for as long as the host runs something else.
+ */
 export function playAll(scenarios: readonly Scenario[]): void {
   const mayMakeDisks = canMakeDisks();
-  for (const scenario of scenarios) {
+  const isAlone = ({ hardware }: Scenario) => (hardware.cpus ?? 1) > 1;
+  for (const scenario of scenarios.toSorted((a, b) => Number(isAlone(a)) - Number(isAlone(b)))) {
     const { guests = [DEFAULT_GUEST], moreGuests = [] } = scenario;
+    // Said loudly by canMakeDisks().
+    const skip = scenario.backing !== undefined && !mayMakeDisks;
+    const options = { skip, concurrent: !isAlone(scenario) };
     for (const guest of PLAYS_ALL ? [...guests, ...moreGuests] : guests) {
-      // Said loudly by canMakeDisks().
-      const isSkipped = scenario.backing !== undefined && !mayMakeDisks;
-      it.skipIf(isSkipped)(`${guest}: ${scenario.claim}`, async () => {
+      it(`${guest}: ${scenario.claim}`, options, async () => {
         scenario.check(await play(scenario, guest));
       });
     }

@@ -232,7 +232,7 @@ export const EVENTS: readonly Scenario[] = [
     orders: { after: 'discard' },
     commands: [
       [
-        `fillverify 112 1 & load=$!; until grep -qx ${(256 * MIB) / 512} /sys/block/vda/size`,
+        `fillverify 112 1 0 & load=$!; until grep -qx ${(256 * MIB) / 512} /sys/block/vda/size`,
         'do usleep 100000; done; echo "RZS: grown"; wait $load && swapoff /dev/vda',
         'mkswap /dev/vda >/dev/null && swapon -d /dev/vda && fillverify 160 2 0',
       ].join('; '),

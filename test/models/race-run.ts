@@ -13,7 +13,10 @@ import { RaceLoad } from './race-load.ts';
 
 export const RACE_QUEUES = 4;
 export const RACE_DEPTH = 32;
-export const RACE_DAEMON_ARGS = ['--num-queues', `${RACE_QUEUES}`, '--log-level', 'error'];
+/** Front ends are killed, and others look at what they have left. */
+export const RACE_DAEMON_ARGS = [
+  ...['--num-queues', `${RACE_QUEUES}`, '--on-new-guest', 'keep', '--log-level', 'error'],
+];
 const RING_SIZE = 256;
 const RAM_BYTES = 12 << 20;
 /** For 32 long reads on every queue. */

@@ -10,6 +10,7 @@ import {
   lstatSync,
   mkdirSync,
   openSync,
+  rmdirSync,
   type Stats,
   statfsSync,
   statSync,
@@ -24,12 +25,36 @@ const RAMFS_MAGIC = 0x858458f6;
 /** A process that was killed ends when the kernel has taken its memory apart: 1 GiB takes 100 ms. */
 const LOCK_MILLIS_MAX = 5000;
 const LOCK_LOOK_MILLIS = 20;
+/** What open(2) says of a symbolic link, a directory, a socket. */
+const NO_FILE_CODES: readonly unknown[] = ['ELOOP', 'EISDIR', 'ENXIO'];
 
-/** Makes sure that `directory` is one, on a tmpfs, and nobody else's. Throws RefusedError. */
+/**
+ * Makes sure that `directory` is one, on a tmpfs, and nobody else's. Throws RefusedError, and then
+ * there is no directory that was not there before.
+ */
 export function makePrivateDirectory(directory: string): void {
-  const existed = statSync(directory, { throwIfNoEntry: false });
-  if (existed === undefined) mkdirSync(directory, { mode: 0o700 });
-  const status = existed ?? statSync(directory);
+  const isNew = makeDirectory(directory);
+  try {
+    checkDirectory(directory);
+  } catch (error) {
+    if (isNew) rmdirSync(directory);
+    throw error;
+  }
+}
+
+/** False: something of the name is there. */
+function makeDirectory(directory: string): boolean {
+  try {
+    mkdirSync(directory, { mode: 0o700 });
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+    throw error;
+  }
+}
+
+function checkDirectory(directory: string): void {
+  const status = statSync(directory);
   const refuse = (expected: string, got: string) => {
     throw new RefusedError(`directory ${directory}: expected ${expected}, got ${got}`);
   };
@@ -53,24 +78,48 @@ export function openLockedFile(path: string): number {
   const deadline = performance.now() + LOCK_MILLIS_MAX;
   for (;;) {
     const fd = openPrivateFile(path);
-    if (lockFile(fd)) {
+    let isOurs = false;
+    try {
+      const isLocked = lockFile(fd);
       // Its last owner may have removed it while we waited.
-      const found = lstatSync(path, { throwIfNoEntry: false });
-      if (found?.ino === fstatSync(fd).ino) return fd;
-    } else if (performance.now() > deadline) {
-      closeSync(fd);
-      throw new RefusedError(`${path}: in use by another process, which has it locked`);
+      isOurs = isLocked && isFileAt(path, fd);
+      if (isOurs) return fd;
+      if (!isLocked && performance.now() > deadline) {
+        throw new RefusedError(`${path}: in use by another process, which has it locked`);
+      }
+    } finally {
+      if (!isOurs) closeSync(fd);
     }
-    closeSync(fd);
     sleepMillis(LOCK_LOOK_MILLIS);
   }
 }
 
-/** Opens or makes a regular file, mode 0600. Throws RefusedError for anything else. */
-export function openPrivateFile(path: string): number {
-  const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
+/** Whether what is to be found at `path` is the file that is open as `fd`. */
+export function isFileAt(path: string, fd: number): boolean {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  const own = fstatSync(fd);
+  return found?.ino === own.ino && found.dev === own.dev;
+}
+
+/**
+ * Opens a regular file, or makes one of mode 0600 unless it `mustExist`. Throws RefusedError for
+ * anything else.
+ */
+export function openPrivateFile(path: string, mustExist = false): number {
+  const create = mustExist ? 0 : constants.O_CREAT;
+  let fd: number;
+  try {
+    fd = openSync(path, constants.O_RDWR | create | constants.O_NOFOLLOW, 0o600);
+  } catch (error) {
+    if (NO_FILE_CODES.includes((error as NodeJS.ErrnoException).code)) throw notPlain(path);
+    throw error;
+  }
   const status = fstatSync(fd);
   if (status.isFile() && status.nlink <= 1) return fd;
   closeSync(fd);
-  throw new RefusedError(`${path}: expected a regular file without further names`);
+  throw notPlain(path);
+}
+
+function notPlain(path: string): RefusedError {
+  return new RefusedError(`${path}: expected a regular file without further names`);
 }

@@ -111,6 +111,13 @@ function identityOf(options: PageStoreOptions): StoreIdentity {
   return { name, slots: slotsMax, backing };
 }
 
+/** Slots of the disk of a store found again: a guest may know it as large as it has grown. */
+function slotsOf({ slots }: PageStoreOptions, { row, table }: MappedStore): number {
+  const grown = row[COUNTER.disksize]! / PAGE_BYTES;
+  const isPossible = Number.isInteger(grown) && grown <= table.length;
+  return isPossible ? Math.max(slots, grown) : slots;
+}
+
 /** What another thread needs to join a store: plain data. */
 export interface StoreShare {
   readonly shared: SharedStore;
@@ -167,9 +174,7 @@ export class PageStore {
    */
   static recover(options: PageStoreOptions, mapped: MappedStore): [PageStore, Recovered] {
     const recovered = recoverStore(mapped);
-    // A guest may know it as large as it has grown.
-    const grown = mapped.row[COUNTER.disksize]! / PAGE_BYTES;
-    return [PageStore.#begin(options, mapped, Math.max(options.slots, grown)), recovered];
+    return [PageStore.#begin(options, mapped, slotsOf(options, mapped)), recovered];
   }
 
   /**

@@ -173,20 +173,35 @@ export class Arena {
   #settleFile(): number {
     let from = 0;
     while (from < this.#pages) {
-      const isUsed = this.#isUsed(from);
-      let end = from + 1;
-      while (end < this.#pages && this.#isUsed(end) === isUsed) end++;
+      const isReserved = this.#isReserved(from);
+      const end = this.#endOfRun(from, isReserved);
       const [offset, bytes] = [from * PAGE_BYTES, (end - from) * PAGE_BYTES];
-      const result = isUsed ? this.#file.reserve(offset, bytes) : this.#file.punch(offset, bytes);
+      const result = isReserved
+        ? this.#file.reserve(offset, bytes)
+        : this.#file.punch(offset, bytes);
       if (result !== 0) return -result;
       from = end;
     }
     return 0;
   }
 
-  #isUsed(page: number): boolean {
-    const state = this.#states[Math.floor(page / PAGES_PER_BLOCK)]!;
-    return ((state >>> (page % PAGES_PER_BLOCK)) & 1) !== 0;
+  /** The first page after `page` that is not as `page` is: reserved, or not. */
+  #endOfRun(page: number, isReserved: boolean): number {
+    const whole = isReserved ? BLOCK_FULL : 0;
+    let end = page + 1;
+    while (end < this.#pages) {
+      const block = (end / PAGES_PER_BLOCK) | 0;
+      const isWhole = this.#states[block]! >>> 16 === whole;
+      if (isWhole && end % PAGES_PER_BLOCK === 0) end += PAGES_PER_BLOCK;
+      else if (this.#isReserved(end) === isReserved) end++;
+      else break;
+    }
+    return end;
+  }
+
+  #isReserved(page: number): boolean {
+    const reserved = this.#states[(page / PAGES_PER_BLOCK) | 0]! >>> 16;
+    return ((reserved >>> (page % PAGES_PER_BLOCK)) & 1) !== 0;
   }
 
   /** Pages that may be in use at once (pool and raw): a hard limit, changeable. */

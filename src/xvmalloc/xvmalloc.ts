@@ -84,6 +84,11 @@ export function pageOfPosition(position: number): number {
   return position >>> 10;
 }
 
+/** Words from the beginning of its block. */
+export function positionInBlock(position: number): number {
+  return position & (BLOCK_WORDS - 1);
+}
+
 /** The position of a whole (raw) page. */
 export function positionOfPage(page: number): number {
   return page << 10;
@@ -247,13 +252,18 @@ export class Xvmalloc {
 
   // ── For recovery ──────────────────────────────────────────────────────────────────────────────
 
+  /** Whether the block map says that a block is a shard's, evacuated or not. */
+  isPool(block: number): boolean {
+    const owner = this.#blockMap[block]! & ~BLOCK_EVACUATED;
+    return owner !== BLOCK_FREE && owner <= SHARDS_MAX;
+  }
+
   /** Whether a live object can lie at `position` of a pool block: with what size it has there. */
   isObject(position: number): boolean {
-    const owner = this.#blockMap[position >>> BLOCK_SHIFT]! & ~BLOCK_EVACUATED;
-    if (owner === BLOCK_FREE || owner > SHARDS_MAX || startsBlock(position)) return false;
+    if (startsBlock(position)) return false;
     const header = this.#read(position - 1);
     const bytes = header & SIZE_MASK;
-    const end = wordInBlock(position) + ((bytes + 3) >> 2);
+    const end = positionInBlock(position) + ((bytes + 3) >> 2);
     return (header & FREE) === 0 && bytes > 0 && bytes <= OBJECT_BYTES_MAX && end <= BLOCK_WORDS;
   }
 
@@ -269,10 +279,15 @@ export class Xvmalloc {
 
   /**
    * Makes `block` a pool block that holds exactly the objects at `positions`, ascending and apart
-   * (isObject() was true of each): their sizes stay, all between them becomes free chunks. What is
-   * written could be interrupted anywhere, and done again.
+   * (isObject() was true of each): their sizes stay, all between them becomes free chunks. With none
+   * it is given back. What is written could be interrupted anywhere, and done again.
    */
   restoreBlock(block: number, positions: ArrayLike<number>): void {
+    if (positions.length === 0) {
+      if (this.#arena.wipesOnFree) this.#wipe((block << BLOCK_SHIFT) | 0, BLOCK_WORDS);
+      this.#arena.freeBlock(block);
+      return;
+    }
     // Recovered blocks are shared out, so that threads rarely wait for one another.
     const shard = block % this.#shards.length;
     this.#blockMap[block] = shard + 1;
@@ -287,7 +302,7 @@ export class Xvmalloc {
       const gap = (header - chunk) | 0;
       if (gap > 0) {
         const size = gap * 4 - HEADER_BYTES;
-        this.#write(chunk, (wordInBlock(previous) << PREVIOUS_SHIFT) | FREE | size);
+        this.#rewrite(chunk, (positionInBlock(previous) << PREVIOUS_SHIFT) | FREE | size);
         // Objects that were nobody's when the last process was killed are there.
         if (this.#arena.wipesOnFree) this.#wipe((chunk + 1) | 0, gap - 1);
         this.#link(this.#shards[shard]!, chunk, size);
@@ -296,7 +311,7 @@ export class Xvmalloc {
       }
       if (isEnd) break;
       const bytes = this.#read(header) & SIZE_MASK;
-      this.#write(header, (wordInBlock(previous) << PREVIOUS_SHIFT) | previousFree | bytes);
+      this.#rewrite(header, (positionInBlock(previous) << PREVIOUS_SHIFT) | previousFree | bytes);
       previous = header;
       previousFree = 0;
       const words = 1 + ((bytes + 3) >> 2);
@@ -304,6 +319,11 @@ export class Xvmalloc {
       chunk = (header + words) | 0;
     }
     this.#liveWords[block] = live;
+  }
+
+  /** Most are right: a page that is only read costs a fault less. */
+  #rewrite(position: number, word: number): void {
+    if (this.#read(position) !== word) this.#write(position, word);
   }
 
   // ── Under the shard's lock ────────────────────────────────────────────────────────────────────
@@ -394,14 +414,14 @@ export class Xvmalloc {
     }
     const rest = (chunk + 1 + (wanted >> 2)) | 0;
     const restSize = left - HEADER_BYTES;
-    this.#write(rest, (wordInBlock(chunk) << PREVIOUS_SHIFT) | FREE | restSize);
+    this.#write(rest, (positionInBlock(chunk) << PREVIOUS_SHIFT) | FREE | restSize);
     this.#link(shard, rest, restSize);
     if (!startsBlock(after)) this.#setPrevious(after, rest, PREVIOUS_FREE);
   }
 
   #setPrevious(chunk: number, previous: number, previousFree: number): void {
     const kept = this.#read(chunk) & (SIZE_MASK | FREE);
-    this.#write(chunk, (wordInBlock(previous) << PREVIOUS_SHIFT) | previousFree | kept);
+    this.#write(chunk, (positionInBlock(previous) << PREVIOUS_SHIFT) | previousFree | kept);
   }
 
   #link(shard: Shard, chunk: number, size: number): void {
@@ -450,8 +470,4 @@ function listOf(size: number): number {
 
 function startsBlock(position: number): boolean {
   return (position & (BLOCK_WORDS - 1)) === 0;
-}
-
-function wordInBlock(position: number): number {
-  return position & (BLOCK_WORDS - 1);
 }

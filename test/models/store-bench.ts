@@ -17,11 +17,16 @@ export const GUEST_PAGE = WINDOW_WORK_BYTES + 4 * PAGE_BYTES;
 export class StoreBench {
   readonly store: PageStore;
   readonly window = new PageWindow(4 * WINDOW_WORK_BYTES);
-  readonly model = new PageStoreModel();
+  readonly model: PageStoreModel;
   readonly troubles: string[] = [];
 
-  constructor(options: PageStoreOptions) {
-    this.store = PageStore.make(options);
+  constructor(
+    options: PageStoreOptions,
+    store = PageStore.make(options),
+    model = new PageStoreModel(),
+  ) {
+    this.store = store;
+    this.model = model;
     this.store.onTrouble = (what) => this.troubles.push(what);
   }
 

@@ -6,27 +6,9 @@
 import { describe, expect, it } from 'vitest';
 import { PAGE_BYTES } from '../../src/base/units.ts';
 import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
-import { somePage, somePart } from '../models/pages.ts';
-import { type Random, replayable } from '../models/random.ts';
-import { GUEST_PAGE, StoreBench } from '../models/store-bench.ts';
-
-/** Mostly page aligned, sometimes by sectors, sometimes not at all. */
-function someOffset(random: Random): number {
-  const shift = random.pick([0, 0, 512, 4, 1, 2, 3, random.below(PAGE_BYTES)]);
-  return GUEST_PAGE + random.below(8) * PAGE_BYTES + shift;
-}
-
-function step(bench: StoreBench, random: Random): void {
-  const slot = random.below(bench.store.slots);
-  const action = random.below(100);
-  if (action < 55) bench.write(slot, somePage(random), someOffset(random));
-  else if (action < 75) expect(bench.read(slot, someOffset(random))).toBe(true);
-  else if (action < 88) bench.free(slot);
-  else if (action < 92) bench.zero(slot);
-  else bench.writePart(slot, ...somePart(random), someOffset(random));
-  bench.compareStatistics();
-  expect(bench.read(slot, someOffset(random))).toBe(true);
-}
+import { replayable } from '../models/random.ts';
+import { StoreBench } from '../models/store-bench.ts';
+import { step } from '../models/store-step.ts';
 
 function freeAll(bench: StoreBench): void {
   for (let slot = 0; slot < bench.store.slots; slot++) bench.free(slot);

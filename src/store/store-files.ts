@@ -9,11 +9,16 @@
  * (store-header.ts); without its magic the store was never complete, and is made anew.
  */
 
-import { closeSync, fstatSync, ftruncateSync, lstatSync, readSync, unlinkSync } from 'node:fs';
+import { closeSync, fstatSync, ftruncateSync, readSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { errnoText, RefusedError, SystemError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES } from '../base/units.ts';
-import { makePrivateDirectory, openLockedFile, openPrivateFile } from '../memory/kept-file.ts';
+import {
+  isFileAt,
+  makePrivateDirectory,
+  openLockedFile,
+  openPrivateFile,
+} from '../memory/kept-file.ts';
 import {
   createMemoryFile,
   createReservedMemoryFile,
@@ -67,15 +72,12 @@ export function openStoreFiles(directory: string, identity: StoreIdentity): Stor
 }
 
 /** The store is not wanted any more: its memory is free when the process ends, at the latest. */
-export function removeStoreFiles({ fd, directory }: StoreFiles, name: string): void {
+export function removeStoreFiles({ fd, arenaFd, directory }: StoreFiles, name: string): void {
   if (directory === undefined) return;
   const { table, arena } = pathsOf(directory, name);
   // Somebody may have moved ours away and put others there.
-  const found = lstatSync(table, { throwIfNoEntry: false });
-  const own = fstatSync(fd);
-  if (found?.ino !== own.ino || found.dev !== own.dev) return;
-  unlinkSync(arena);
-  unlinkSync(table);
+  if (isFileAt(arena, arenaFd)) unlinkSync(arena);
+  if (isFileAt(table, fd)) unlinkSync(table);
 }
 
 function pathsOf(directory: string, name: string): { table: string; arena: string } {
@@ -96,7 +98,7 @@ function takeUp(
   const header = new StoreHeader(page);
   if (!isWhole || !header.isComplete) return makeFiles(fd, table, arena, bytes, arenaBytes);
   header.check(identity, `store ${table}`);
-  const arenaFd = openPrivateFile(arena);
+  const arenaFd = openPrivateFile(arena, true);
   try {
     checkSize(table, fd, bytes);
     checkSize(arena, arenaFd, arenaBytes);
@@ -116,8 +118,9 @@ function makeFiles(
   bytes: number,
   arenaBytes: number,
 ): Omit<StoreFiles, 'directory'> {
-  const arenaFd = openPrivateFile(arena);
+  let arenaFd: number | undefined;
   try {
+    arenaFd = openPrivateFile(arena);
     for (const [file, size] of [
       [fd, bytes],
       [arenaFd, arenaBytes],
@@ -127,13 +130,15 @@ function makeFiles(
       ftruncateSync(file, size);
     }
     reserveMemoryFile(fd, bytes, table);
+    return { fd, arenaFd, isKept: false };
   } catch (error) {
-    closeSync(arenaFd);
-    unlinkSync(arena);
+    if (arenaFd !== undefined) {
+      closeSync(arenaFd);
+      unlinkSync(arena);
+    }
     unlinkSync(table);
     throw error;
   }
-  return { fd, arenaFd, isKept: false };
 }
 
 function checkSize(path: string, fd: number, expected: number): void {

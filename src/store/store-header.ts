@@ -88,9 +88,11 @@ export class StoreHeader {
     const none = new Uint8Array(STORE_BACKING_BYTES);
     const found = this.#bytes.subarray(HEADER.backing, HEADER.backing + STORE_BACKING_BYTES);
     if (Buffer.compare(found, backing ?? none) === 0) return;
-    const had = Buffer.compare(found, none) === 0 ? 'no backing swap' : 'another backing swap';
-    const why = backing === undefined ? '' : ', or this one before its file was changed';
-    throw new RefusedError(`${where}: was made with ${had}${why}`);
+    const expected = backing === undefined ? 'none' : 'the one given';
+    let got = 'another, or this one before its file was changed';
+    if (backing === undefined) got = 'one';
+    else if (Buffer.compare(found, none) === 0) got = 'none';
+    throw new RefusedError(`${where}: backing swap: expected ${expected}, got ${got}`);
   }
 
   get name(): string {

@@ -25,6 +25,7 @@ import {
 import { HANDOVER_VERSION } from '../device/handover.ts';
 import { ReactorThread } from '../device/reactor-thread.ts';
 import { ServiceManager } from '../device/service-manager.ts';
+import { removeStoreFiles } from '../store/store-files.ts';
 import {
   changedMemlimit,
   type DeviceWishes,
@@ -103,6 +104,8 @@ class Daemon {
     } catch (error) {
       // The process could not end while it waits in the kernel.
       await thread.stop(STOP_MILLIS_MAX);
+      // Nobody has had anything in a new store.
+      if (device.files?.isKept === false) removeStoreFiles(device.files, device.name);
       throw error;
     }
   }

@@ -1,9 +1,11 @@
 /**
  * The parts alone, without a socket: the allocator (time, memory over ideal, what churn leaves), the
- * store with one thread and with two, the ring. `npx tsx scripts/bench-parts/main.ts [--rounds N]`.
+ * store with one thread and with two, a store of a GiB found again. `npx tsx scripts/bench-parts/main.ts [--rounds N]`.
  * Prints tables; a measuring tool, not a test.
  */
 
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import Table from 'cli-table3';
 import { createMemoryFile } from '../../src/memory/memory-file.ts';
@@ -23,8 +25,10 @@ import {
 } from '../../src/xvmalloc/xvmalloc.ts';
 import { startThread } from '../../test/driver/threads.ts';
 import { seededRandom } from '../../test/models/random.ts';
+import { makeTmpfsFolder } from '../../test/models/tmpfs.ts';
 import { collectAnonymousPages } from '../corpus.ts';
 import { median } from '../median.ts';
+import type { RecoveryFigures } from './recovery.ts';
 import type { Kind, ThreadData } from './store-thread.ts';
 
 const PAGE = 4096;
@@ -263,7 +267,39 @@ async function benchStore(corpus: Buffer): Promise<void> {
   print(head, rows);
 }
 
+// ── A store found again ─────────────────────────────────────────────────────────────────────────
+
+const RECOVERY = fileURLToPath(new URL('./recovery.ts', import.meta.url));
+
+/** A process of its own each time: mappings are new, and nothing is compiled yet. */
+function recoveryProcess(order: 'fill' | 'recover', folder: string): string {
+  const args = ['--import', 'tsx', RECOVERY, order, folder];
+  const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' });
+  if (status !== 0) throw new Error(`${order}: ${stderr}`);
+  return stdout;
+}
+
+function benchRecovery(): void {
+  const { path, remove } = makeTmpfsFolder();
+  try {
+    recoveryProcess('fill', path);
+    const rounds = Array.from(
+      { length: ROUNDS },
+      () => JSON.parse(recoveryProcess('recover', path)) as RecoveryFigures,
+    );
+    const { pages, bytes } = rounds[0]!;
+    const [took, cpu] = (['millis', 'cpuMillis'] as const).map((name) =>
+      median(rounds.map((round) => round[name])).toFixed(0),
+    ) as [string, string];
+    const head = ['pages', 'compressed, MiB', 'found again in, ms', 'of it processor time, ms'];
+    print(head, [[pages, (bytes / 2 ** 20).toFixed(0), took, cpu]]);
+  } finally {
+    remove();
+  }
+}
+
 benchAllocator();
+benchRecovery();
 const corpus = collectAnonymousPages(8192);
 console.log(`${corpus.length / PAGE} pages of live processes`);
 await benchStore(corpus);

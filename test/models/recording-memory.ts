@@ -39,26 +39,28 @@ const WORDS_PER_PAGE = 1024;
 export class RecordingMemory {
   readonly writes: Write[] = [];
   readonly store: MappedStore;
-  readonly #shape: StoreShape;
+  readonly #start: Image;
 
-  constructor(shape: StoreShape) {
-    this.#shape = shape;
+  /** Of a store that is made now; or what a crashed process left as `start`, for another to find. */
+  constructor(shape: StoreShape, start?: Image) {
+    this.#start = start === undefined ? emptyImage(shape) : copyOf(start);
     const real = makeStore(shape);
     const layout = storeLayout(shape);
     const { blockMap, words } = arenaStateOf(real, layout);
-    const file = this.#arenaFile(new Int32Array(layout.arenaPages * WORDS_PER_PAGE));
+    const file = this.#arenaFile(this.#start.arena.slice());
     const recorded = this.#recorded('blockMap', blockMap);
     const table = this.#recorded('table', real.table);
     this.store = { ...real, table, ...allocatorOver(real, layout, file, recorded) };
     // makeStore() has begun an arena of its own over the same state.
     words.fill(0);
-    blockMap.fill(0);
-    this.store.arena.begin();
+    blockMap.set(this.#start.blockMap);
+    real.table.set(this.#start.table);
+    if (start === undefined) this.store.arena.begin();
   }
 
   /** The memory before the first write. */
   image(): Image {
-    return emptyImage(this.#shape);
+    return copyOf(this.#start);
   }
 
   /** Write number `index` becomes part of the image. */
@@ -138,6 +140,10 @@ function emptyImage(shape: StoreShape): Image {
     blockMap: new Uint8Array(arenaPages / PAGES_PER_BLOCK),
     arena: new Int32Array(arenaPages * WORDS_PER_PAGE),
   };
+}
+
+function copyOf({ table, blockMap, arena }: Image): Image {
+  return { table: table.slice(), blockMap: blockMap.slice(), arena: arena.slice() };
 }
 
 /** Arena and allocator with the real store's state, but another file and block map. */

@@ -1,7 +1,8 @@
 /**
  * A process that ends between any two writes to the store's memory: systematically, after each one.
  * What it leaves is made whole by recovery, and every slot is read: all are as they were after the
- * last operation that had ended, but the one of the operation under way, which is old or new.
+ * last operation that had ended, but the one of the operation under way, which is old or new. So it is
+ * when recovery itself ends after any of its writes.
  */
 
 import { describe, expect, it } from 'vitest';
@@ -13,12 +14,19 @@ import { PageWindow } from '../../src/store/page-window.ts';
 import { ARENA_GAUGE, PAGES_PER_BLOCK } from '../../src/xvmalloc/arena.ts';
 import { Random } from '../driver/random.ts';
 import { EMPTY, fillVersion } from '../models/named-pages.ts';
-import { CrashedMemory, RecordingMemory, withRecordedAtomics } from '../models/recording-memory.ts';
+import {
+  CrashedMemory,
+  type Image,
+  RecordingMemory,
+  withRecordedAtomics,
+} from '../models/recording-memory.ts';
 
 const SLOTS = 24;
 const GUEST_PAGE = WINDOW_WORK_BYTES;
 /** After so many crashes one, the recovered store goes on being used. */
 const USED_EVERY = 61;
+/** And after so many, it is recovery that is recorded and ended everywhere. */
+const RECOVERED_EVERY = 509;
 
 type Page = Uint8Array;
 
@@ -147,7 +155,32 @@ async function crashEverywhere(program: Program, options: PageStoreOptions): Pro
     // The test runner wants to hear from its worker now and then.
     if (i % 1000 === 0) await new Promise(setImmediate);
     if (i % USED_EVERY === 0) useIt(store, pages, `used after write ${i}`);
+    if (i % RECOVERED_EVERY !== 0) continue;
+    const ends = crashRecovery(image, options, (found, when) =>
+      checkAll(found, pages, steps[step], `crash after write ${i}, ${when}`),
+    );
+    expect(ends).toBeGreaterThan(0);
   }
+}
+
+/** Ends the recovery of an image after each of its writes; how many there were. */
+function crashRecovery(
+  start: Image,
+  options: PageStoreOptions,
+  check: (found: PageStore, when: string) => void,
+): number {
+  const shape = { slots: options.slots };
+  const memory = new RecordingMemory(shape, start);
+  withRecordedAtomics(() => PageStore.recover(options, memory.store));
+  const crashed = new CrashedMemory(shape);
+  const image = memory.image();
+  for (let i = 0; i < memory.writes.length; i++) {
+    memory.apply(i, image);
+    const [found, { damaged }] = PageStore.recover(options, crashed.storeOver(image));
+    if (damaged > 0) throw new Error(`recovery ended after write ${i}: ${damaged} slots damaged`);
+    check(found, `recovery ended after write ${i}`);
+  }
+  return memory.writes.length;
 }
 
 function checkAll(

@@ -21,6 +21,7 @@ import {
   mapAnonymousOver,
   mapFileOver,
 } from '../native/mapping.ts';
+import { DirtyLog } from './dirty-log.ts';
 import { WINDOW_BYTES_MAX, WINDOW_WORK_BYTES, type Window } from './window.ts';
 
 const PART_BYTES = 2 ** 30;
@@ -81,6 +82,8 @@ export class GuestMemory<W extends Window = Window> {
   /** Where the last successful resolve ended: valid until the next. */
   window: W | undefined;
   offset = 0;
+  /** Whoever writes to guest memory marks it here, right after the write. */
+  readonly log = new DirtyLog();
 
   readonly #makeWindow: (bytes: number) => W;
   readonly #uses: WindowUse<W>[] = [];
@@ -146,9 +149,10 @@ export class GuestMemory<W extends Window = Window> {
     this.#index([]);
   }
 
-  /** Unmaps everything and lets go of the windows. */
+  /** Unmaps everything, the dirty log as well, and lets go of the windows. */
   release(): void {
     this.clear();
+    this.log.release();
     this.#uses.length = 0;
   }
 

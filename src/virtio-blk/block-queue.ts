@@ -65,6 +65,7 @@ const HELD_SEGMENTS_MAX = HELD_MAX * (SEG_MAX + 2);
 export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   readonly ring: Virtqueue<W>;
 
+  readonly #memory: GuestMemory<W>;
   readonly #device: PageDevice<W>;
   readonly #counts: Float64Array;
   readonly #serial: Uint8Array;
@@ -103,6 +104,9 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   readonly #ranges = new ClearRanges();
   #statusWindow: W | undefined;
   #statusOffset = 0;
+  /** Its guest address. */
+  #statusLo = 0;
+  #statusHi = 0;
 
   constructor(
     memory: GuestMemory<W>,
@@ -112,6 +116,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     notify: () => void,
     logicalBlockBytes = PAGE_BYTES,
   ) {
+    this.#memory = memory;
     this.#device = device;
     this.#blockBytes = logicalBlockBytes;
     this.#counts = counts;
@@ -284,6 +289,8 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     }
     this.#statusWindow = cursor.window;
     this.#statusOffset = cursor.offset;
+    this.#statusLo = cursor.addressLo;
+    this.#statusHi = cursor.addressHi;
     const request = this.#unused.pop() ?? this.#makeRequest();
     request.begin(this.#order.begin());
     this.#request = request;
@@ -389,6 +396,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
         return;
       }
       this.#cursor.window!.u8[this.#cursor.offset] = this.#serial[i]!;
+      this.#cursor.wrote(1);
     }
     request.dataBytes = wanted;
   }
@@ -448,7 +456,10 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     }
     const result = this.#device.readPage(slot, window, offset, this, request.index, number);
     this.#note(request, result);
-    if (isInPlace) return;
+    if (isInPlace) {
+      if (result === PAGE_DONE) cursor.wrote(PAGE_BYTES);
+      return;
+    }
     // The cursor comes out behind the page; without a page the bounce page holds another's.
     if (result !== PAGE_DONE) cursor.skip(bytes);
     else if (!cursor.scatter(window, offset + from, bytes)) this.#refuse(request);
@@ -516,7 +527,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   #complete(request: BlockRequest): void {
     const chain = request.isHeld ? request.chain : this.#chain;
     if (request.isHeld) this.#writeHeldStatus(request);
-    else this.#statusWindow!.u8[this.#statusOffset] = request.status;
+    else this.#writeStatus(request);
     // §2.7.8.2: `len` bytes from the first writable one have been written. After a failed read
     // that is none, unless the status byte itself is the first.
     const isRead = request.type === VIRTIO_BLK_T_IN || request.type === VIRTIO_BLK_T_GET_ID;
@@ -529,13 +540,20 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     this.#unused.push(request);
   }
 
+  #writeStatus(request: BlockRequest): void {
+    this.#statusWindow!.u8[this.#statusOffset] = request.status;
+    this.#memory.log.mark(this.#statusLo, this.#statusHi, 1);
+  }
+
   /** Memory may have changed meanwhile: where the status was is no answer to where it is. */
   #writeHeldStatus(request: BlockRequest): void {
     const finder = this.#finder;
     this.#foundIn = undefined;
     finder.follow(request.chain);
-    if (this.#findStatus(finder, request.chain)) finder.window!.u8[finder.offset] = request.status;
-    else this.ring.brokenReason = 'request: its status is no longer in guest memory';
+    if (this.#findStatus(finder, request.chain)) {
+      finder.window!.u8[finder.offset] = request.status;
+      finder.wrote(1);
+    } else this.ring.brokenReason = 'request: its status is no longer in guest memory';
   }
 
   /** The request is not one that can be executed: nothing (more) of it is begun. */

@@ -58,9 +58,11 @@ export class DescriptorChain {
 
 /** HOT PATH: no allocation, no BigInt, no closures, no await. */
 export class ChainCursor<W extends Window = Window> {
-  /** The piece that next() found. */
+  /** The piece that next() found, and its guest address. */
   window: W | undefined;
   offset = 0;
+  addressLo = 0;
+  addressHi = 0;
 
   readonly #memory: GuestMemory<W>;
   #chain: DescriptorChain;
@@ -125,8 +127,15 @@ export class ChainCursor<W extends Window = Window> {
     if (found === 0) return 0;
     this.window = this.#memory.window;
     this.offset = this.#memory.offset;
+    this.addressLo = sum;
+    this.addressHi = hi;
     this.#inSegment = (this.#inSegment + found) | 0;
     return found;
+  }
+
+  /** The first `count` bytes of what next() has found have been written: for the dirty log. */
+  wrote(count: number): void {
+    this.#memory.log.mark(this.addressLo, this.addressHi, count);
   }
 
   /** Takes back `count` bytes of what next() has just found. */
@@ -165,6 +174,7 @@ export class ChainCursor<W extends Window = Window> {
       const found = this.next(count - done);
       if (found === 0) return false;
       copyBetween(from, at + done, this.window!, this.offset, found);
+      this.wrote(found);
       done += found;
     }
     return true;

@@ -72,6 +72,10 @@ export class Virtqueue<W extends Window = Window> {
   /** Heads of chains to pop again before any new one, from #nextAgain on. */
   #again: readonly number[] = NONE;
   #nextAgain = 0;
+  /** Writes to the used ring are marked in the dirty log as if it lay at this guest address. */
+  #logsUsed = false;
+  #usedLogLo = 0;
+  #usedLogHi = 0;
 
   constructor(memory: GuestMemory<W>) {
     this.#memory = memory;
@@ -125,6 +129,16 @@ export class Virtqueue<W extends Window = Window> {
     this.#desc = undefined;
     this.#avail = undefined;
     this.#used = undefined;
+  }
+
+  /**
+   * VHOST_VRING_F_LOG: the guest address by which writes to the used ring are marked; undefined: they
+   * are not. It need not lie in a region, and holds until the next call.
+   */
+  logUsedAt(address: bigint | undefined): void {
+    this.#logsUsed = address !== undefined;
+    this.#usedLogLo = Number(BigInt.asIntN(32, address ?? 0n));
+    this.#usedLogHi = Number(BigInt.asIntN(32, (address ?? 0n) >> 32n));
   }
 
   /**
@@ -227,11 +241,17 @@ export class Virtqueue<W extends Window = Window> {
    * HOT PATH: no allocation. Shows the pushed elements to the driver (elements before index, by an
    * atomic store that is also the full barrier before the look at the driver's wish), and returns
    * whether the driver wants to be notified of them (§2.7.7.2).
+   *
+   * What the dirty log is concerned with: data, status and elements are marked before the index is
+   * stored. Whoever sees the index, and copies its page, finds the bits of all that it publishes; so
+   * should this process end here, nothing is published that would not be copied.
    */
   publish(): boolean {
     if (this.#nextUsed === this.#published) return false;
     const { window, offset } = this.#used!;
+    if (this.#logsUsed) this.#markElements();
     Atomics.store(window.u16, (offset + VIRTQ_USED.idx) >> 1, this.#nextUsed);
+    this.#markUsed(VIRTQ_USED.idx, 2);
     const count = (this.#nextUsed - this.#published) & 0xffff;
     this.#published = this.#nextUsed;
     this.#inflight?.published(count, this.#nextUsed);
@@ -246,10 +266,12 @@ export class Virtqueue<W extends Window = Window> {
   enableKicks(): void {
     const { window, offset } = this.#used!;
     if (this.#hasEventIdx) {
-      const availEvent = offset + VIRTQ_USED.ring + VIRTQ_USED.ELEMENT * this.#size;
-      Atomics.store(window.u16, availEvent >> 1, this.#lastAvail);
+      const availEvent = VIRTQ_USED.ring + VIRTQ_USED.ELEMENT * this.#size;
+      Atomics.store(window.u16, (offset + availEvent) >> 1, this.#lastAvail);
+      this.#markUsed(availEvent, 2);
     } else {
       Atomics.store(window.u16, (offset + VIRTQ_USED.flags) >> 1, 0);
+      this.#markUsed(VIRTQ_USED.flags, 2);
     }
   }
 
@@ -258,6 +280,7 @@ export class Virtqueue<W extends Window = Window> {
     if (this.#hasEventIdx) return;
     const { window, offset } = this.#used!;
     Atomics.store(window.u16, (offset + VIRTQ_USED.flags) >> 1, VIRTQ_USED_F_NO_NOTIFY);
+    this.#markUsed(VIRTQ_USED.flags, 2);
   }
 
   /** Ring index reads: an atomic load, so ring entries are read after the index that covers them. */
@@ -269,6 +292,24 @@ export class Virtqueue<W extends Window = Window> {
   #usedIdx(): number {
     const { window, offset } = this.#used!;
     return Atomics.load(window.u16, (offset + VIRTQ_USED.idx) >> 1);
+  }
+
+  /** `bytes` of the used ring have been written, `at` bytes from its beginning. */
+  #markUsed(at: number, bytes: number): void {
+    if (!this.#logsUsed) return;
+    const lo = (this.#usedLogLo + at) | 0;
+    const carry = lo >>> 0 < this.#usedLogLo >>> 0 ? 1 : 0;
+    this.#memory.log.mark(lo, (this.#usedLogHi + carry) | 0, bytes);
+  }
+
+  /** Those pushed and not published: a run of the ring, or two where it begins again. */
+  #markElements(): void {
+    const first = this.#published & (this.#size - 1);
+    const count = (this.#nextUsed - this.#published) & 0xffff;
+    const run = Math.min(count, this.#size - first);
+    this.#markUsed(VIRTQ_USED.ring + VIRTQ_USED.ELEMENT * first, VIRTQ_USED.ELEMENT * run);
+    if (run === count) return;
+    this.#markUsed(VIRTQ_USED.ring, VIRTQ_USED.ELEMENT * (count - run));
   }
 
   #wantsNotification(): boolean {

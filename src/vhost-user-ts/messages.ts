@@ -39,6 +39,12 @@ export interface MemoryRegion {
   readonly mmapOffset: number;
 }
 
+/** A log description: u64 log size, u64 log offset in the file that comes with it. */
+export interface LogDescription {
+  readonly mmapSize: number;
+  readonly mmapOffset: number;
+}
+
 /** A virtio device config space message: u32 offset, u32 size, u32 flags, payload. */
 export interface ConfigMessage {
   readonly offset: number;
@@ -58,6 +64,7 @@ const U64_BYTES = 8;
 const VRING_STATE_BYTES = 8;
 const VRING_ADDRESS_BYTES = 40;
 const REGION_BYTES = 32;
+const LOG_BYTES = 16;
 const MEM_TABLE_HEADER_BYTES = 8;
 const SINGLE_REGION_PADDING_BYTES = 8;
 const CONFIG_HEADER_BYTES = 12;
@@ -160,6 +167,19 @@ export function encodeSingleRegion(region: MemoryRegion): Uint8Array {
 export function decodeSingleRegion(message: Message): MemoryRegion {
   const view = sized(message, SINGLE_REGION_PADDING_BYTES + REGION_BYTES);
   return takeRegion(message, view, SINGLE_REGION_PADDING_BYTES);
+}
+
+export function encodeLog(log: LogDescription): Uint8Array {
+  const payload = new Uint8Array(LOG_BYTES);
+  const view = new DataView(payload.buffer);
+  view.setBigUint64(0, BigInt(log.mmapSize), true);
+  view.setBigUint64(8, BigInt(log.mmapOffset), true);
+  return payload;
+}
+
+export function decodeLog(message: Message): LogDescription {
+  const view = sized(message, LOG_BYTES);
+  return { mmapSize: safeU64(message, view, 0), mmapOffset: safeU64(message, view, 8) };
 }
 
 export function encodeConfig(config: ConfigMessage): Uint8Array {

@@ -48,6 +48,11 @@ export const VHOST_USER_BACKEND = { CONFIG_CHANGE_MSG: 2 } as const;
 
 export const VHOST_USER_F_PROTOCOL_FEATURES = 1n << 30n;
 
+/** A vhost feature, no device's: the front end switches the dirty log on and off with it. */
+export const VHOST_F_LOG_ALL = 1n << 26n;
+/** Bit of the flags of SET_VRING_ADDR: writes to the used ring are logged too. */
+export const VHOST_VRING_F_LOG = 1;
+
 export const VHOST_USER_PROTOCOL_F = {
   MQ: 1n << 0n,
   LOG_SHMFD: 1n << 1n,

@@ -5,12 +5,14 @@ import { describe, expect, it } from 'vitest';
 import {
   decodeConfig,
   decodeEmpty,
+  decodeLog,
   decodeMemTable,
   decodeSingleRegion,
   decodeU64,
   decodeVringAddress,
   decodeVringState,
   encodeConfig,
+  encodeLog,
   encodeMemTable,
   encodeMessage,
   encodeSingleRegion,
@@ -86,6 +88,15 @@ describe('round trips', () => {
     );
   });
 
+  it('log', () => {
+    const log = fc.record({ mmapSize: safe, mmapOffset: safe });
+    fc.assert(
+      fc.property(log, (value) => {
+        expect(decodeLog(any(encodeLog(value)))).toEqual(value);
+      }),
+    );
+  });
+
   it('config', () => {
     const config = fc.record({
       offset: u32,
@@ -131,6 +142,11 @@ describe('bytes as the document lays them out', () => {
     expect(hex(encodeMemTable([one]))).toBe(`0100000000000000${words.slice(16)}`);
   });
 
+  it('a log is size, offset', () => {
+    const words = '01000000000000000200000000000000';
+    expect(hex(encodeLog({ mmapSize: 1, mmapOffset: 2 }))).toBe(words);
+  });
+
   it('a config is offset, size, flags, bytes', () => {
     expect(hex(encodeConfig({ offset: 1, flags: 2, payload: Uint8Array.of(9, 8, 7) }))).toBe(
       '010000000300000002000000090807',
@@ -146,6 +162,7 @@ describe('wrong payloads are refused with where, expected and got', () => {
     ['vring state', decodeVringState, 8],
     ['vring address', decodeVringAddress, 40],
     ['single region', decodeSingleRegion, 40],
+    ['log', decodeLog, 16],
   ];
 
   it.each(sized)('%s: any other size', (_name, decode, bytes) => {

@@ -21,9 +21,11 @@ import {
   BackendSession,
   type ConfigMessage,
   type Inflight,
+  type LogDescription,
   type MemoryRegion,
   RequestError,
   type SessionState,
+  VHOST_F_LOG_ALL,
   type VringAddress,
 } from '../vhost-user-ts/index.ts';
 import {
@@ -36,6 +38,7 @@ import { REQUESTS } from '../virtio-blk/page-device.ts';
 import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../virtio-blk/protocol.ts';
 import { type Backing, type BackingOptions, makeBacking } from './backing.ts';
 import { openStore, writeSwapHeader } from './device-store.ts';
+import { SessionLog } from './dirty-log.ts';
 import {
   frontEndOf,
   isSameProcess,
@@ -109,7 +112,7 @@ export class BlockDevice implements BackendHandler {
   readonly name: string;
   /** What is in memory. */
   readonly store: PageStore;
-  readonly features = DEVICE_FEATURES;
+  readonly features = DEVICE_FEATURES | VHOST_F_LOG_ALL;
   readonly queueCount: number;
   readonly memorySlots = REGIONS_MAX;
 
@@ -124,6 +127,9 @@ export class BlockDevice implements BackendHandler {
   #session: BackendSession | undefined;
   #ringFeatures: RingFeatures = NO_FEATURES;
   #isLegacy = true;
+  /** What SET_FEATURES said last. */
+  #accepted: bigint | undefined;
+  readonly #log: SessionLog;
   /** Configuration space has changed, and the front end has not read it since. */
   #isConfigNews = false;
   #warnedOfShrinking = false;
@@ -178,6 +184,7 @@ export class BlockDevice implements BackendHandler {
       return new RemoteQueues(thread, { ...terms, share: store.share, thread: i + 1 });
     });
     this.#sets = [this.#queues, ...remote];
+    this.#log = new SessionLog(this.#sets);
     const session = options.takenOver?.session;
     if (session !== undefined) this.#takeOverSession(session);
   }
@@ -242,8 +249,8 @@ export class BlockDevice implements BackendHandler {
     this.#session?.close();
     this.#session = undefined;
     this.#isLegacy = true;
-    this.#ringFeatures = NO_FEATURES;
-    this.#config.setWriteback(true);
+    this.#forgetFeatures();
+    this.#log.drop();
   }
 
   // ── To another process, and from it ───────────────────────────────────────────────────────────
@@ -284,6 +291,8 @@ export class BlockDevice implements BackendHandler {
     return {
       session: this.#session.state,
       features: this.#ringFeatures,
+      accepted: this.#accepted,
+      log: this.#log.state,
       isLegacy: this.#isLegacy,
       isWriteback: this.#config.isWriteback,
       isConfigNews: this.#isConfigNews,
@@ -303,6 +312,8 @@ export class BlockDevice implements BackendHandler {
   #takeOverSession(state: SessionDeviceState): void {
     this.#openSession(state.session);
     this.#ringFeatures = state.features;
+    this.#accepted = state.accepted;
+    this.#log.restore(state.log);
     this.#isLegacy = state.isLegacy;
     this.#config.setWriteback(state.isWriteback);
     this.#isConfigNews = state.isConfigNews;
@@ -337,8 +348,13 @@ export class BlockDevice implements BackendHandler {
 
   setFeatures(features: bigint, isLegacy: boolean): void {
     // A legacy driver acknowledges bits that were never offered (FACTS: bit 27); they mean nothing.
-    const accepted = features & DEVICE_FEATURES;
+    const accepted = features & this.features;
     this.#isLegacy = isLegacy;
+    const before = this.#accepted;
+    this.#accepted = accepted;
+    this.#log.switch((accepted & VHOST_F_LOG_ALL) !== 0n);
+    // Logging begins or ends while rings run: what the guest has set since they started stays.
+    if (before !== undefined && (before ^ accepted) === VHOST_F_LOG_ALL) return;
     this.#ringFeatures = {
       eventIdx: (accepted & VIRTIO_RING_F_EVENT_IDX) !== 0n,
       indirect: (accepted & VIRTIO_RING_F_INDIRECT_DESC) !== 0n,
@@ -354,7 +370,7 @@ export class BlockDevice implements BackendHandler {
     );
     this.#dropRegions();
     this.#regions = regions.map((region, i) => ({ region, fd: duplicateFd(fds[i]!) }));
-    for (const fd of fds) this.#warnOfShrinking(fd);
+    for (const fd of fds) this.#warnOfShrinking('guest memory file', fd);
   }
 
   addMemoryRegion(region: MemoryRegion, fd: number): void {
@@ -363,7 +379,7 @@ export class BlockDevice implements BackendHandler {
       (set) => set.removeMemoryRegion(region),
     );
     this.#regions.push({ region, fd: duplicateFd(fd) });
-    this.#warnOfShrinking(fd);
+    this.#warnOfShrinking('guest memory file', fd);
   }
 
   removeMemoryRegion(region: MemoryRegion): void {
@@ -395,6 +411,15 @@ export class BlockDevice implements BackendHandler {
     this.#inflight = { inflight, fd: duplicateFd(fd) };
     // It says whose requests it is about: this may be another guest, or the same one rebooted.
     this.#hasMet = false;
+  }
+
+  setLogBase(log: LogDescription, fd: number): void {
+    this.#log.setBase(log, fd);
+    this.#warnOfShrinking('dirty log', fd);
+  }
+
+  setLogFd(fd: number): void {
+    this.#log.setFd(fd);
   }
 
   setVringNum(index: number, num: number): void {
@@ -450,8 +475,8 @@ export class BlockDevice implements BackendHandler {
   resetDevice(): void {
     for (const set of this.#sets) set.resetRings();
     this.#dropInflight();
-    this.#ringFeatures = NO_FEATURES;
-    this.#config.setWriteback(true);
+    this.#forgetFeatures();
+    this.#log.drop();
   }
 
   // ── Whose pages these are ─────────────────────────────────────────────────────────────────────
@@ -505,6 +530,12 @@ export class BlockDevice implements BackendHandler {
 
   // ── Helpers ───────────────────────────────────────────────────────────────────────────────────
 
+  #forgetFeatures(): void {
+    this.#accepted = undefined;
+    this.#ringFeatures = NO_FEATURES;
+    this.#config.setWriteback(true);
+  }
+
   #setOf(ring: number): DeviceQueues {
     return this.#sets[ring % this.#sets.length]!;
   }
@@ -544,12 +575,12 @@ export class BlockDevice implements BackendHandler {
     if (this.#sets.some((set) => set.isServing())) this.#session?.sendConfigChange();
   }
 
-  #warnOfShrinking(fd: number): void {
+  #warnOfShrinking(what: string, fd: number): void {
     if (this.#warnedOfShrinking || isShrinkSealed(fd)) return;
     this.#warnedOfShrinking = true;
     this.#report(
       'warn',
-      'guest memory file is not sealed against shrinking: if it is truncated, this process ends',
+      `${what} is not sealed against shrinking: if it is truncated, this process ends`,
     );
   }
 }

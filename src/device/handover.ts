@@ -28,10 +28,11 @@ import {
 import type { StoreFiles } from '../store/store-files.ts';
 import type { Inflight, SessionState } from '../vhost-user-ts/index.ts';
 import type { BackingOptions } from './backing.ts';
+import type { LogState } from './dirty-log.ts';
 import type { RingFeatures, RingState } from './ring.ts';
 
 /** Of everything said here, and of what DeviceState means. */
-export const HANDOVER_VERSION = 1;
+export const HANDOVER_VERSION = 2;
 export const HANDOVER_MILLIS_MAX = 5000;
 export const TAKEN = 0x54;
 export const YOURS = 0x59;
@@ -64,6 +65,9 @@ export interface DeviceState {
 export interface SessionDeviceState {
   readonly session: SessionState;
   readonly features: RingFeatures;
+  /** All that SET_FEATURES said last. */
+  readonly accepted: bigint | undefined;
+  readonly log: LogState;
   readonly isLegacy: boolean;
   readonly isWriteback: boolean;
   readonly isConfigNews: boolean;

@@ -8,6 +8,7 @@
  */
 
 import { sooner } from '../base/wait.ts';
+import type { LogArea } from '../memory/dirty-log.ts';
 import { GuestMemory, type GuestRegion } from '../memory/guest-memory.ts';
 import { monotonicMicros } from '../native/clock.ts';
 import { closeFd } from '../native/fd.ts';
@@ -54,6 +55,13 @@ export interface DeviceQueues {
   removeMemoryRegion(region: GuestRegion): void;
   /** Where rings note their requests from their next start on; undefined: nowhere. `fd` is kept. */
   setInflight(inflight: Inflight | undefined, fd: number): void;
+  /** The dirty log from now on. Where it cannot be had there is none, but for what it may not be. */
+  setLogBase(log: LogArea, fd: number): void;
+  dropLog(): void;
+  /** Signalled when the log was written to; stays the caller's. */
+  setLogFd(fd: number | undefined): void;
+  /** Whether what is written to guest memory is logged. */
+  setLogging(isOn: boolean): void;
   setVringNum(index: number, num: number): void;
   setVringBase(index: number, base: number): void;
   setVringAddress(address: VringAddress): void;
@@ -118,6 +126,7 @@ export class QueueSet implements DeviceQueues {
     this.#rings = new Array(options.queueCount).fill(undefined);
     this.#watcher = watcher;
     this.#report = report;
+    this.#memory.log.onMiss = (what) => report('warn', what);
   }
 
   // ── Serving ───────────────────────────────────────────────────────────────────────────────────
@@ -208,6 +217,22 @@ export class QueueSet implements DeviceQueues {
 
   setInflight(inflight: Inflight | undefined, fd: number): void {
     this.#inflight = inflight === undefined ? undefined : new InflightArea(inflight, fd);
+  }
+
+  setLogBase(log: LogArea, fd: number): void {
+    this.#memory.log.map(log, fd);
+  }
+
+  dropLog(): void {
+    this.#memory.log.drop();
+  }
+
+  setLogFd(fd: number | undefined): void {
+    this.#memory.log.eventFd = fd;
+  }
+
+  setLogging(isOn: boolean): void {
+    this.#memory.log.isOn = isOn;
   }
 
   setVringNum(index: number, num: number): void {

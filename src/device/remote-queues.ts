@@ -4,6 +4,7 @@
  * their ownership: they are the process's.
  */
 
+import type { LogArea } from '../memory/dirty-log.ts';
 import type { GuestRegion } from '../memory/guest-memory.ts';
 import type { Inflight, VringAddress } from '../vhost-user-ts/index.ts';
 import type { QueueCall, RemoteQueuesOptions } from './orders.ts';
@@ -36,6 +37,22 @@ export class RemoteQueues implements DeviceQueues {
 
   setInflight(inflight: Inflight | undefined, fd: number): void {
     this.#call('setInflight', inflight, fd);
+  }
+
+  setLogBase(log: LogArea, fd: number): void {
+    this.#call('setLogBase', log, fd);
+  }
+
+  dropLog(): void {
+    this.#call('dropLog');
+  }
+
+  setLogFd(fd: number | undefined): void {
+    this.#call('setLogFd', fd);
+  }
+
+  setLogging(isOn: boolean): void {
+    this.#call('setLogging', isOn);
   }
 
   setVringNum(index: number, num: number): void {

@@ -11,7 +11,7 @@
 import { signalEventFd } from '../native/eventfd.ts';
 import { closeFd, setNonBlocking } from '../native/fd.ts';
 import type { PageWindow } from '../store/page-window.ts';
-import { RequestError, type VringAddress } from '../vhost-user-ts/index.ts';
+import { RequestError, VHOST_VRING_F_LOG, type VringAddress } from '../vhost-user-ts/index.ts';
 import type { InflightRegion } from '../virtio/inflight.ts';
 import { VIRTQ_ALIGN, VIRTQ_SIZE_MAX } from '../virtio/split-ring.ts';
 import type { RingAddresses } from '../virtio/virtqueue.ts';
@@ -34,6 +34,8 @@ export interface RingState {
   readonly index: number;
   readonly num: number;
   readonly addresses: RingAddresses | undefined;
+  /** Guest address by which writes to the used ring are logged, if they are. */
+  readonly usedLog: bigint | undefined;
   readonly base: number;
   readonly isEnabled: boolean;
   readonly isStarted: boolean;
@@ -49,6 +51,7 @@ export class Ring {
   readonly #watcher: KickWatcher;
   #num = 0;
   #addresses: RingAddresses | undefined;
+  #usedLog: bigint | undefined;
   #base = 0;
   #isEnabled = false;
   #isStarted = false;
@@ -101,7 +104,10 @@ export class Ring {
     this.#base = base;
   }
 
-  /** Also while started: a front end sends the addresses again when it begins to log. */
+  /**
+   * Also while started: a front end sends the addresses again when it begins to log, or ends it. A
+   * ring that stays where it is runs on, with all that it has under way.
+   */
   setAddress(address: VringAddress, hasMemory: boolean): void {
     for (const part of ['desc', 'avail', 'used'] as const) {
       if (address[part] % VIRTQ_ALIGN[part] !== 0) {
@@ -112,8 +118,20 @@ export class Ring {
         );
       }
     }
-    this.#addresses = { desc: address.desc, avail: address.avail, used: address.used };
-    if (hasMemory && this.#num > 0) this.#attach('SET_VRING_ADDR', this.#addresses);
+    const isLogged = (address.flags & VHOST_VRING_F_LOG) !== 0;
+    if (isLogged && address.log % BigInt(VIRTQ_ALIGN.used) !== 0n) {
+      throw this.#error(
+        'SET_VRING_ADDR',
+        `log: expected alignment to ${VIRTQ_ALIGN.used} bytes, got 0x${address.log.toString(16)}`,
+      );
+    }
+    const before = this.#addresses;
+    const addresses = { desc: address.desc, avail: address.avail, used: address.used };
+    this.#addresses = addresses;
+    this.#logUsedAt(isLogged ? address.log : undefined);
+    const isRunning = this.#isStarted && this.queue.ring.isAttached;
+    if (isRunning && isSamePlace(addresses, before)) return;
+    if (hasMemory && this.#num > 0) this.#attach('SET_VRING_ADDR', addresses);
   }
 
   /** `inflight`: where popped chains are noted, if the front end keeps memory for that. */
@@ -181,6 +199,7 @@ export class Ring {
       index: this.index,
       num: this.#num,
       addresses: this.#addresses,
+      usedLog: this.#usedLog,
       base: this.#isStarted ? this.queue.ring.lastAvail : this.#base,
       isEnabled: this.#isEnabled,
       isStarted: this.#isStarted,
@@ -195,6 +214,7 @@ export class Ring {
     this.#num = state.num;
     this.#base = state.base;
     this.#addresses = state.addresses;
+    this.#logUsedAt(state.usedLog);
     this.#isEnabled = state.isEnabled;
     this.setCall(state.callFd);
     this.setErr(state.errFd);
@@ -230,6 +250,7 @@ export class Ring {
     this.#num = 0;
     this.#base = 0;
     this.#addresses = undefined;
+    this.#logUsedAt(undefined);
   }
 
   /** The session is over. */
@@ -237,6 +258,11 @@ export class Ring {
     this.reset();
     this.setCall(undefined);
     this.setErr(undefined);
+  }
+
+  #logUsedAt(address: bigint | undefined): void {
+    this.#usedLog = address;
+    this.queue.ring.logUsedAt(address);
   }
 
   #attach(request: string, addresses: RingAddresses): void {
@@ -270,4 +296,8 @@ export class Ring {
   #error(request: string, what: string): RequestError {
     return new RequestError(`${request}: ring ${this.index}: ${what}`);
   }
+}
+
+function isSamePlace(one: RingAddresses, other: RingAddresses | undefined): boolean {
+  return one.desc === other?.desc && one.avail === other.avail && one.used === other.used;
 }

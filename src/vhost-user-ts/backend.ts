@@ -4,9 +4,6 @@
  *
  * Life: constructor (a connected socket) → poll() whenever it is readable → 'closed' or
  * ProtocolError → close().
- *
- * Not yet here: LOG_SHMFD (SET_LOG_BASE, SET_LOG_FD). It is not offered in PROTOCOL_FEATURES; its
- * place is a handler method each and a row in #dispatchMemory().
  */
 
 import { RefusedError, SystemError } from '../base/errors.ts';
@@ -18,6 +15,7 @@ import {
   decodeConfig,
   decodeEmpty,
   decodeInflight,
+  decodeLog,
   decodeMemTable,
   decodeSingleRegion,
   decodeU64,
@@ -28,6 +26,7 @@ import {
   encodeU64,
   encodeVringState,
   type Inflight,
+  type LogDescription,
   type MemoryRegion,
   type Message,
   type VringAddress,
@@ -47,6 +46,7 @@ import {
 /** What this session can do; offered whole. */
 export const PROTOCOL_FEATURES =
   VHOST_USER_PROTOCOL_F.MQ |
+  VHOST_USER_PROTOCOL_F.LOG_SHMFD |
   VHOST_USER_PROTOCOL_F.REPLY_ACK |
   VHOST_USER_PROTOCOL_F.BACKEND_REQ |
   VHOST_USER_PROTOCOL_F.CONFIG |
@@ -66,8 +66,8 @@ const MESSAGES_PER_POLL = 64;
 /**
  * The device behind a session. Methods throw RequestError (or RefusedError, SystemError: anything
  * but a ProtocolError is treated alike) for what they cannot do. Ring indices are below queueCount.
- * File descriptors passed in belong to the device; those of memory regions stay the session's and
- * are closed after the call.
+ * File descriptors passed in belong to the device; those of memory regions and of the dirty log stay
+ * the session's and are closed after the call.
  */
 export interface BackendHandler {
   /** Device features offered, without VHOST_USER_F_PROTOCOL_FEATURES. */
@@ -86,6 +86,10 @@ export interface BackendHandler {
   getInflight(queues: number, queueSize: number): { inflight: Inflight; fd: number };
   /** Memory to track in from the next start of a ring on; `fd` as those of memory regions. */
   setInflight(inflight: Inflight, fd: number): void;
+  /** The dirty log from now on; when it returns, nobody writes to the one before. */
+  setLogBase(log: LogDescription, fd: number): void;
+  /** An eventfd to signal when the log has been written to. */
+  setLogFd(fd: number): void;
   setVringNum(index: number, num: number): void;
   setVringAddress(address: VringAddress): void;
   setVringBase(index: number, base: number): void;
@@ -293,6 +297,19 @@ export class BackendSession {
         handler.setInflight(inflight, message.fds[0]!);
         return undefined;
       }
+      case VHOST_USER.SET_LOG_BASE: {
+        this.#expectLogShmfd();
+        const log = decodeLog(message);
+        expectFds(message, 1);
+        handler.setLogBase(log, message.fds[0]!);
+        // Replied to whether or not that is asked for; nobody looks at the payload but who asked.
+        return encodeU64(0n);
+      }
+      case VHOST_USER.SET_LOG_FD:
+        decodeEmpty(message);
+        expectFds(message, 1);
+        handler.setLogFd(message.fds.shift()!);
+        return undefined;
       default:
         return this.#dispatchVring(message);
     }
@@ -363,6 +380,13 @@ export class BackendSession {
       );
     }
     this.#protocolFeatures = features;
+  }
+
+  /** Without it the log would be an address of the front end's own memory. */
+  #expectLogShmfd(): void {
+    const features = this.#protocolFeatures;
+    if (features === undefined || (features & VHOST_USER_PROTOCOL_F.LOG_SHMFD) !== 0n) return;
+    throw new RequestError('SET_LOG_BASE: expected LOG_SHMFD to be acknowledged');
   }
 
   #setBackendChannel(message: Message): void {

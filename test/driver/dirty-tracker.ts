@@ -92,7 +92,7 @@ export class DirtyTracker {
    */
   check(written: Iterable<number>, own: Iterable<number> = []): number {
     const marked = this.log.take();
-    const changed = this.#changedPages();
+    const changed = this.changed();
     const isMarked = new Set(marked);
     const ownPages = new Set(own);
     const unmarked = changed.filter((page) => !isMarked.has(page) && !ownPages.has(page));
@@ -107,7 +107,8 @@ export class DirtyTracker {
     this.log.close();
   }
 
-  #changedPages(): number[] {
+  /** Pages with a byte that is not what it was at snapshot(). */
+  changed(): number[] {
     const pages: number[] = [];
     const now = this.#ram.window.u8;
     for (const { guestAddress, bytes, mmapOffset } of this.#ram.regions) {

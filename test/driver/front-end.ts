@@ -11,6 +11,7 @@ import {
   decodeU64,
   decodeVringState,
   encodeConfig,
+  encodeLog,
   encodeMemTable,
   encodeMessage,
   encodeSingleRegion,
@@ -20,12 +21,14 @@ import {
   FLAG_NEED_REPLY,
   FLAG_REPLY,
   HEADER,
+  type LogDescription,
   type MemoryRegion,
   type Message,
   requestName,
   VHOST_USER,
   VHOST_USER_F_PROTOCOL_FEATURES,
   VHOST_USER_PROTOCOL_F,
+  VHOST_VRING_F_LOG,
   VRING_NOFD_MASK,
 } from '../../src/vhost-user-ts/index.ts';
 import type { DriverRing } from './driver-ring.ts';
@@ -125,8 +128,7 @@ export class FrontEnd {
       this.protocolFeatures = protocolFeatures;
     }
     this.order(VHOST_USER.SET_OWNER, new Uint8Array(0));
-    const own = protocolFeatures === 0n ? 0n : VHOST_USER_F_PROTOCOL_FEATURES;
-    this.order(VHOST_USER.SET_FEATURES, encodeU64(features | own));
+    this.setFeatures(features);
     return offered;
   }
 
@@ -143,6 +145,16 @@ export class FrontEnd {
     this.order(VHOST_USER.REM_MEM_REG, encodeSingleRegion(region));
   }
 
+  /** While rings run: to begin to log, or to end it. */
+  setFeatures(features: bigint): void {
+    const own = this.protocolFeatures === 0n ? 0n : VHOST_USER_F_PROTOCOL_FEATURES;
+    this.order(VHOST_USER.SET_FEATURES, encodeU64(features | own));
+  }
+
+  setLogBase(log: LogDescription, fd: number): void {
+    this.order(VHOST_USER.SET_LOG_BASE, encodeLog(log), [fd]);
+  }
+
   setNum(index: number, num: number): void {
     this.order(VHOST_USER.SET_VRING_NUM, encodeVringState({ index, num }));
   }
@@ -151,8 +163,11 @@ export class FrontEnd {
     this.order(VHOST_USER.SET_VRING_BASE, encodeVringState({ index, num }));
   }
 
-  setAddress(index: number, ring: DriverRing): void {
-    const address = { index, flags: 0, log: 0n, ...ring.userAddresses };
+  /** `isLogged`: writes to the used ring are logged where it lies. */
+  setAddress(index: number, ring: DriverRing, isLogged = false): void {
+    const flags = isLogged ? VHOST_VRING_F_LOG : 0;
+    const log = isLogged ? BigInt(ring.used) : 0n;
+    const address = { index, flags, log, ...ring.userAddresses };
     this.order(VHOST_USER.SET_VRING_ADDR, encodeVringAddress(address));
   }
 

@@ -8,7 +8,8 @@
  * caused it; without, the connection just ends.
  *
  * Life: connect → negotiate → share memory → set up and enable rings → (I/O, not here) → stop rings
- * → close.
+ * → close. To log what the back end writes: setLogBase → setFeatures with VHOST_F_LOG_ALL →
+ * setVringAddress with `log`, for each ring, which may be running.
  */
 
 import { closeFd } from '../native/fd.ts';
@@ -22,12 +23,14 @@ import {
   decodeVringState,
   encodeConfig,
   encodeInflight,
+  encodeLog,
   encodeMemTable,
   encodeSingleRegion,
   encodeU64,
   encodeVringAddress,
   encodeVringState,
   type Inflight,
+  type LogDescription,
   type MemoryRegion,
   type Message,
 } from './messages.ts';
@@ -38,6 +41,7 @@ import {
   VHOST_USER,
   VHOST_USER_F_PROTOCOL_FEATURES,
   VHOST_USER_PROTOCOL_F,
+  VHOST_VRING_F_LOG,
   VRING_NOFD_MASK,
 } from './protocol.ts';
 
@@ -63,6 +67,8 @@ export interface VringSetup {
   readonly desc: number;
   readonly avail: number;
   readonly used: number;
+  /** Guest address by which writes to the used ring are logged. Default: they are not. */
+  readonly log?: bigint;
   /** eventfds, kept by the caller. Undefined: no descriptor is sent, the other side polls. */
   readonly kickFd?: number | undefined;
   readonly callFd?: number | undefined;
@@ -159,6 +165,17 @@ export class Frontend {
     this.order(VHOST_USER.SET_INFLIGHT_FD, encodeInflight(inflight), [fd]);
   }
 
+  /** Shares a dirty log (protocol feature LOG_SHMFD); the file is kept by the caller. */
+  setLogBase(log: LogDescription, fd: number): void {
+    this.#connection.send(VHOST_USER.SET_LOG_BASE, 0, encodeLog(log), [fd]);
+    this.#receiveReply(VHOST_USER.SET_LOG_BASE);
+  }
+
+  /** An eventfd that the back end signals when it has written to the log; kept by the caller. */
+  setLogFd(fd: number): void {
+    this.order(VHOST_USER.SET_LOG_FD, NOTHING, [fd]);
+  }
+
   /** Describes a ring and starts it; it is served once enabled. In the order that QEMU uses. */
   startVring(index: number, setup: VringSetup): void {
     this.setVringCall(index, setup.callFd);
@@ -193,9 +210,11 @@ export class Frontend {
     this.order(VHOST_USER.SET_VRING_BASE, encodeVringState({ index, num }));
   }
 
-  setVringAddress(index: number, at: { desc: number; avail: number; used: number }): void {
-    const { desc, avail, used } = at;
-    const payload = encodeVringAddress({ index, flags: 0, desc, avail, used, log: 0n });
+  /** Also of a running ring: with `log` or without, as far as logging is concerned. */
+  setVringAddress(index: number, at: Pick<VringSetup, 'desc' | 'avail' | 'used' | 'log'>): void {
+    const { desc, avail, used, log = 0n } = at;
+    const flags = at.log === undefined ? 0 : VHOST_VRING_F_LOG;
+    const payload = encodeVringAddress({ index, flags, desc, avail, used, log });
     this.order(VHOST_USER.SET_VRING_ADDR, payload);
   }
 

@@ -22,7 +22,9 @@ import {
   PROTOCOL_FEATURES,
   ProtocolError,
   RequestError,
+  VHOST_F_LOG_ALL,
   VHOST_USER_BACKEND,
+  VHOST_USER_F_PROTOCOL_FEATURES,
 } from '../../src/vhost-user-ts/index.ts';
 
 const READ_PAGE = fileURLToPath(new URL('../../scripts/read-page.ts', import.meta.url));
@@ -59,6 +61,7 @@ function recorder(): { handler: BackendHandler; calls: unknown[][] } {
         if (/^setVring(Kick|Call|Err)$/.test(name) && args[1] !== undefined) {
           closeFd(args[1] as number);
         }
+        if (name === 'setLogFd') closeFd(args[0] as number);
         if (name === 'setVringNum' && args[1] === 300) throw new RequestError('no power of two');
         if (name === 'getVringBase') return 4711;
         if (name !== 'getConfig') return undefined;
@@ -131,6 +134,29 @@ describe('Frontend', () => {
     expect(calls).toContainEqual(['addMemoryRegion', REGION, expect.any(Number)]);
     expect(calls).toContainEqual(['setVringBase', 2, 17]);
     expect(calls).toContainEqual(['setVringAddress', { index: 2, flags: 0, log: 0n, ...at }]);
+  });
+
+  it('shares a dirty log, and keeps its descriptors', () => {
+    const { frontend, calls } = connected();
+    const [file, eventFd] = [createMemfd('log', 8192), createEventFd()];
+    cleanUp.push(() => [file, eventFd].forEach(closeFd));
+    const { features } = frontend.negotiate(DEVICE_FEATURES, PROTOCOL_FEATURES);
+    const before = openFds();
+    const log = { mmapSize: 4000, mmapOffset: 4096 };
+    frontend.setLogBase(log, file);
+    frontend.setLogFd(eventFd);
+    frontend.setFeatures(features | VHOST_F_LOG_ALL | VHOST_USER_F_PROTOCOL_FEATURES);
+    const at = { desc: 16, avail: 32, used: 64 };
+    frontend.setVringAddress(1, { ...at, log: 0x1_4000_0000n });
+    frontend.setVringAddress(1, at);
+    expect(openFds()).toBe(before);
+    expect(calls.slice(1)).toEqual([
+      ['setLogBase', log, expect.any(Number)],
+      ['setLogFd', expect.any(Number)],
+      ['setFeatures', features | VHOST_F_LOG_ALL, false],
+      ['setVringAddress', { index: 1, flags: 1, log: 0x1_4000_0000n, ...at }],
+      ['setVringAddress', { index: 1, flags: 0, log: 0n, ...at }],
+    ]);
   });
 
   it('says which request was refused, and the session goes on', () => {

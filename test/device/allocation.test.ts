@@ -11,6 +11,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { ControlClient } from '../../src/control/client.ts';
 import { Daemon, isBuilt, sleep } from '../driver/daemon.ts';
+import { endOf, SharedLog } from '../driver/dirty-tracker.ts';
 import { MultiQueueGuest } from '../driver/multi-queue.ts';
 import { makeFolder } from '../driver/sockets.ts';
 import { makeSwapFile } from '../driver/swap-file.ts';
@@ -63,8 +64,8 @@ async function isolateThatCollects(daemon: Daemon, work: () => unknown, not?: st
 
 if (!isBuilt) console.warn('allocation.test.ts: SKIPPED, dist/ is missing: run "npm run build"');
 
-/** Where pages go: memory; or memory and a swap file, or little else than that. */
-const DISKS: readonly [string, number, () => string[]][] = [
+/** Where pages go: memory; or memory and a swap file, or little else than that. And a dirty log. */
+const DISKS: readonly [string, number, () => string[], 'logged'?][] = [
   ['in memory', REQUESTS, () => ['--disksize', `${DISK_BYTES}`]],
   [
     'in memory, by two threads',
@@ -76,6 +77,7 @@ const DISKS: readonly [string, number, () => string[]][] = [
     REQUESTS / 4,
     () => ['--disksize', `${DISK_BYTES}`, '--logical-block-size', '512'],
   ],
+  ['in memory, under a dirty log', REQUESTS, () => ['--disksize', `${DISK_BYTES}`], 'logged'],
   ['half on a backing swap', REQUESTS / 4, () => backed('8M')],
   [
     'half on a backing swap, in sectors',
@@ -98,7 +100,7 @@ function backed(memlimit: string): string[] {
 describe.skipIf(!isBuilt)('the warmed data path', () => {
   it.each(DISKS)(
     `%s, causes no garbage collection over %i requests (seed ${SEED})`,
-    async (_, requests, disk) => {
+    async (_, requests, disk, isLogged) => {
       const args = disk();
       const daemon = await Daemon.start([...ARGS, ...args], {}, makeFolder(), NODE_FLAGS);
       cleanUps.push(() => daemon.stop());
@@ -111,6 +113,9 @@ describe.skipIf(!isBuilt)('the warmed data path', () => {
 
       const guest = MultiQueueGuest.connect(daemon.socketPath, { queues: QUEUES });
       cleanUps.push(() => guest.close());
+      const log = new SharedLog(endOf(guest.ram));
+      cleanUps.push(() => log.close());
+      if (isLogged === 'logged') guest.beginLog(log);
       const askReactor = () => {
         for (let i = 0; i < 50; i++) guest.frontEnd.getConfig(0, 60);
       };
@@ -129,6 +134,7 @@ describe.skipIf(!isBuilt)('the warmed data path', () => {
         await sleep(300);
       }
       expect(ofServing().slice(before)).toEqual([]);
+      expect(log.take().length > 0).toBe(isLogged === 'logged');
 
       expect(await isolateThatCollects(daemon, askReactor, control)).toBe(reactor);
     },

@@ -352,9 +352,7 @@ describe.skipIf(!isBuilt)('reads from a backing swap', () => {
     await sleep(100);
     tracker.snapshot();
     expect(driver.ring.usedCount).toBeLessThan(count);
-    guest.frontEnd.setLogBase(tracker.log.area, tracker.log.fd);
-    guest.frontEnd.setFeatures(FEATURES | VHOST_F_LOG_ALL);
-    guest.frontEnd.setAddress(0, driver.ring, true);
+    guest.beginLog(tracker.log);
     await until(() => driver.ring.usedCount === count, 'all is returned', 10_000);
     guest.frontEnd.getBase(0);
     expect(tracker.check(usedPages(driver.ring))).toBeGreaterThan((pages * count) / 2);

@@ -7,13 +7,14 @@
 import { EPOLLIN, Epoll } from '../../src/native/epoll.ts';
 import { createEventFd, drainEventFd, signalEventFd } from '../../src/native/eventfd.ts';
 import { closeFd } from '../../src/native/fd.ts';
-import { PROTOCOL_FEATURES } from '../../src/vhost-user-ts/index.ts';
+import { PROTOCOL_FEATURES, VHOST_F_LOG_ALL } from '../../src/vhost-user-ts/index.ts';
 import {
   VIRTIO_F_VERSION_1,
   VIRTIO_RING_F_EVENT_IDX,
   VIRTIO_RING_F_INDIRECT_DESC,
 } from '../../src/virtio/features.ts';
 import { BLOCK_FEATURES } from '../../src/virtio-blk/config-space.ts';
+import type { SharedLog } from './dirty-tracker.ts';
 import { FrontEnd } from './front-end.ts';
 import { type Completion, GuestDriver } from './guest-driver.ts';
 import { GuestRam, type RamRegion, USER_BASE } from './guest-ram.ts';
@@ -99,6 +100,8 @@ export class MultiQueueGuest {
   readonly frontEnd: FrontEnd;
   readonly ram: GuestRam;
   readonly queues: readonly QueueDriver[];
+  /** What was negotiated. */
+  readonly #features: bigint;
   readonly #epoll = new Epoll();
   /** Times that the driver went to sleep for an interrupt. */
   sleeps = 0;
@@ -111,8 +114,8 @@ export class MultiQueueGuest {
       (setup, index) => new QueueDriver(index, this.ram, setup, isEvent),
     );
     const eventIdx = isEvent ? VIRTIO_RING_F_EVENT_IDX : 0n;
-    const features = BLOCK_FEATURES | VIRTIO_F_VERSION_1 | VIRTIO_RING_F_INDIRECT_DESC | eventIdx;
-    frontEnd.negotiate(features, PROTOCOL_FEATURES);
+    this.#features = BLOCK_FEATURES | VIRTIO_F_VERSION_1 | VIRTIO_RING_F_INDIRECT_DESC | eventIdx;
+    frontEnd.negotiate(this.#features, PROTOCOL_FEATURES);
     frontEnd.setMemoryTable(this.ram);
     for (const queue of this.queues) {
       this.#epoll.add(queue.callFd, EPOLLIN, queue.index);
@@ -123,6 +126,15 @@ export class MultiQueueGuest {
 
   static connect(socketPath: string, options: MultiQueueOptions): MultiQueueGuest {
     return new MultiQueueGuest(FrontEnd.connect(socketPath), options);
+  }
+
+  /** From now on writes to guest memory are logged there; rings run on. In QEMU's order. */
+  beginLog({ area, fd }: SharedLog): void {
+    this.frontEnd.setLogBase(area, fd);
+    this.frontEnd.setFeatures(this.#features | VHOST_F_LOG_ALL);
+    for (const { index, driver } of this.queues) {
+      this.frontEnd.setAddress(index, driver.ring, true);
+    }
   }
 
   get inFlight(): number {

@@ -15,7 +15,7 @@ import { closeFd, duplicateFd, isShrinkSealed } from '../native/fd.ts';
 import type { PageStore } from '../store/page-store.ts';
 import { COUNTER } from '../store/statistics.ts';
 import type { StoreFiles } from '../store/store-files.ts';
-import type { ProcessIdentity } from '../store/store-header.ts';
+import { type ProcessIdentity, UNKNOWN_PROCESS } from '../store/store-header.ts';
 import {
   type BackendHandler,
   BackendSession,
@@ -39,12 +39,7 @@ import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../virtio-blk/proto
 import { type Backing, type BackingOptions, makeBacking } from './backing.ts';
 import { openStore, writeSwapHeader } from './device-store.ts';
 import { SessionLog } from './dirty-log.ts';
-import {
-  frontEndOf,
-  isSameProcess,
-  type NewGuestPolicy,
-  UNKNOWN_PROCESS,
-} from './front-end-process.ts';
+import { frontEndOf, isSameProcess, type NewGuestPolicy } from './front-end-process.ts';
 import { type DeviceState, HANDOVER_VERSION, type SessionDeviceState } from './handover.ts';
 import { checkInflightArea, makeInflightArea, markedStore, markStore } from './inflight-area.ts';
 import type { QueueCall } from './orders.ts';

@@ -7,9 +7,6 @@ import type { ProcessIdentity } from '../store/store-header.ts';
 export const NEW_GUEST_POLICIES = ['empty', 'keep'] as const;
 export type NewGuestPolicy = (typeof NEW_GUEST_POLICIES)[number];
 
-/** One that cannot be seen: it is in another process namespace, say. */
-export const UNKNOWN_PROCESS: ProcessIdentity = { process: 0xffffffff, start: 0 };
-
 /** Who is at the other end; undefined where that cannot be seen. */
 export function frontEndOf(fd: number): ProcessIdentity | undefined {
   const process = peerProcessId(fd);

@@ -45,7 +45,7 @@ export const HEADER = {
   generation: 20,
   /** Threads whose shards the allocator's lists are. */
   threads: 24,
-  /** Process of the front end that it serves or served last, 0 none or unknown, and its start time. */
+  /** Process of the front end that it serves or served last (0: none), and its start time. */
   frontEndProcess: 28,
   frontEndStart: 32,
   /** 16 random bytes: the same content, as far as anybody else can tell. */

@@ -49,7 +49,7 @@ import {
   SLOT_POSITION_MIN,
 } from './slot-word.ts';
 import { COUNTER, sumCounter } from './statistics.ts';
-import type { StoreIdentity } from './store-header.ts';
+import { type StoreIdentity, UNKNOWN_PROCESS } from './store-header.ts';
 
 const WORDS_PER_PAGE = PAGE_BYTES / 4;
 /** What a size field is taken for that no object can have. */
@@ -218,8 +218,8 @@ export class PageStore {
   reset(from: number, isLost: boolean): void {
     const { header, arena, objects } = this.mapped;
     const { limitPages } = arena;
-    // Whoever finds it half done knows nobody whose it could be.
-    header.frontEnd = undefined;
+    // Whoever finds it half done must not take what is left for nobody's.
+    header.frontEnd = UNKNOWN_PROCESS;
     this.#table.fill(SLOT_EMPTY);
     if (isLost) this.#table.fill(SLOT_LOST, from, this.#slots);
     objects.clear();
@@ -228,6 +228,7 @@ export class PageStore {
     arena.limitPages = limitPages;
     countHeld(this.mapped);
     header.uuid = randomBytes(STORE_UUID_BYTES);
+    header.frontEnd = undefined;
   }
 
   /** Pages of the disk. */

@@ -35,6 +35,9 @@ export interface ProcessIdentity {
   readonly start: number;
 }
 
+/** One that cannot be seen: it is in another process namespace, say. */
+export const UNKNOWN_PROCESS: ProcessIdentity = { process: 0xffffffff, start: 0 };
+
 export class StoreHeader {
   readonly #bytes: Uint8Array;
   readonly #view: DataView;
@@ -133,7 +136,7 @@ export class StoreHeader {
     this.#set(HEADER.state, STORE_CLEAN);
   }
 
-  /** The front end that it served last; undefined: none, or it is unknown. */
+  /** The front end that it served last; undefined: none, what it holds is nobody's. */
   get frontEnd(): ProcessIdentity | undefined {
     const process = this.#get(HEADER.frontEndProcess);
     const start = this.#view.getFloat64(HEADER.frontEndStart, true);
@@ -141,8 +144,8 @@ export class StoreHeader {
   }
 
   set frontEnd(identity: ProcessIdentity | undefined) {
-    // Between the two it is nobody's.
-    this.#set(HEADER.frontEndProcess, 0);
+    // Between the two it is somebody's whom nobody knows.
+    this.#set(HEADER.frontEndProcess, UNKNOWN_PROCESS.process);
     this.#view.setFloat64(HEADER.frontEndStart, identity?.start ?? 0, true);
     this.#set(HEADER.frontEndProcess, identity?.process ?? 0);
   }

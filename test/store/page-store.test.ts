@@ -7,6 +7,7 @@ import { describe, expect, it } from 'vitest';
 import { PAGE_BYTES } from '../../src/base/units.ts';
 import { WINDOW_BOUNCE_OFFSET, WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
 import { INCOMPRESSIBLE_BYTES } from '../../src/store/page-store.ts';
+import { UNKNOWN_PROCESS } from '../../src/store/store-header.ts';
 import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
 import { pagesHeldBy } from '../models/descriptors.ts';
 import { compressedBytes, keepingOf } from '../models/page-store-model.ts';
@@ -397,6 +398,32 @@ describe('a raw page', () => {
     const bench = new StoreBench({ slots: 2, poolLimitBytes: 0 });
     expect(bench.store.writeRaw(0, kind('text'))).toBe(false);
     bench.compareAllSlots();
+  });
+});
+
+describe('a reset', () => {
+  const LAST = { process: 4711, start: 12345 };
+
+  it('leaves pages that are nobody’s', () => {
+    const { store } = new StoreBench({ slots: 4 });
+    const { header } = store.mapped;
+    expect(header.frontEnd).toBeUndefined();
+    header.frontEnd = LAST;
+    const { uuid } = header;
+    store.reset(1, false);
+    expect(header.frontEnd).toBeUndefined();
+    expect(header.uuid).not.toEqual(uuid);
+  });
+
+  it('regression: that is cut off never leaves them to whoever comes next', () => {
+    const { store } = new StoreBench({ slots: 4 });
+    const { header, arena } = store.mapped;
+    header.frontEnd = LAST;
+    arena.restore = () => {
+      throw new Error('killed');
+    };
+    expect(() => store.reset(1, false)).toThrow('killed');
+    expect(header.frontEnd).toEqual(UNKNOWN_PROCESS);
   });
 });
 

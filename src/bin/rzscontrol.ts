@@ -14,13 +14,14 @@ interface Options {
   stats?: boolean;
   memlimit_kb?: string;
   grow_kb?: string;
+  reset?: boolean;
   json?: boolean;
   controlPath: string;
 }
 
 function command(): Command {
   return new Command('rzscontrol')
-    .description('Shows what a ramzswap daemon holds, and changes limits while guests run')
+    .description('Shows what a ramzswap daemon holds, changes limits while guests run, resets')
     .version(VERSION)
     .argument('[device]', 'device name, such as ramzswap0; none: a table of all devices')
     .option('-s, --stats', "the device's statistics")
@@ -29,6 +30,7 @@ function command(): Command {
       'from now on, compressed data in memory in kB; what is above it moves to the backing swap',
     )
     .option('-g, --grow_kb <n>', 'make the disk this large in kB, up to --max-disksize')
+    .option('-r, --reset', 'free all pages; refused while a front end has the queues running')
     .option('--json', 'print JSON, with sizes in bytes')
     .option('--control-path <path>', "the daemon's control socket", defaultControlPath())
     .addHelpText('after', '\nExit status: 0 done, 1 refused (the reason is on stderr), 2 usage.')
@@ -41,7 +43,7 @@ function command(): Command {
 async function run(device: string | undefined, options: Options): Promise<string> {
   const changes = wantedChanges(options);
   if (device !== undefined && options.stats !== true && changes.length === 0) {
-    throw new UsageError(`what about ${device}? expected --stats, --memlimit_kb or --grow_kb`);
+    throw new UsageError(`what about ${device}? expected --stats, --reset, …_kb (see --help)`);
   }
   if (device === undefined && changes.length > 0) {
     throw new UsageError(`${changes[0]!.option}: expected a device name`);
@@ -52,7 +54,7 @@ async function run(device: string | undefined, options: Options): Promise<string
       const devices = await client.call<DeviceStatus[]>('devices');
       return options.json ? JSON.stringify(devices, null, 2) : devicesTable(devices);
     }
-    for (const { method, bytes } of changes) await client.call(method, { device, bytes });
+    for (const { method, params } of changes) await client.call(method, { device, ...params });
     if (options.stats !== true) return '';
     const statistics = await client.call<Statistics>('statistics', { device });
     return options.json ? JSON.stringify(statistics, null, 2) : statisticsText(statistics);
@@ -64,17 +66,20 @@ async function run(device: string | undefined, options: Options): Promise<string
 interface Change {
   readonly option: string;
   readonly method: string;
-  readonly bytes: number;
+  readonly params: object;
 }
 
-function wantedChanges({ memlimit_kb, grow_kb }: Options): Change[] {
+/** In the order in which they are made. */
+function wantedChanges({ reset, memlimit_kb, grow_kb }: Options): Change[] {
   const changes: [string, string, string | undefined][] = [
     ['--memlimit_kb', 'setMemlimit', memlimit_kb],
     ['--grow_kb', 'grow', grow_kb],
   ];
-  return changes.flatMap(([option, method, text]) =>
-    text === undefined ? [] : [{ option, method, bytes: parseKilobytes(text, option) }],
+  const sized = changes.flatMap(([option, method, text]) =>
+    text === undefined ? [] : [{ option, method, params: { bytes: parseKilobytes(text, option) } }],
   );
+  const first = reset === true ? [{ option: '--reset', method: 'reset', params: {} }] : [];
+  return [...first, ...sized];
 }
 
 function parseKilobytes(text: string, option: string): number {

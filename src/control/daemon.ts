@@ -251,6 +251,11 @@ function methods(
       thread.order({ kind: 'grow', device: name, bytes });
       return untilSo(() => thread.statistics(name).disksize >= bytes).then(() => bytes);
     },
+    reset: async (params) => {
+      checkName(params);
+      await thread.reset(name);
+      return null;
+    },
     handOver: (params) => {
       checkName(params);
       const { path, version } = params as { path?: unknown; version?: unknown };

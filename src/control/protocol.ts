@@ -5,6 +5,8 @@
  *   devices    {}                → DeviceStatus[]
  *   statistics { device: name }  → Statistics
  *   setMemlimit { device: name, bytes }  → bytes, in whole pages, as they are from now on
+ *   grow { device: name, bytes }         → bytes, in whole guest pages
+ *   reset { device: name }               → null, when all pages are freed
  */
 
 import type { Statistics } from '../store/statistics.ts';

@@ -22,9 +22,9 @@ const CLIENTS_MAX = 64;
 export function serveControl(listenFd: number, methods: Methods): Server {
   const rpc = new JSONRPCServer({ errorListener: () => {} });
   for (const [name, method] of Object.entries(methods)) {
-    rpc.addMethod(name, (params: unknown) => {
+    rpc.addMethod(name, async (params: unknown) => {
       try {
-        return method(params);
+        return await method(params);
       } catch (error) {
         if (!(error instanceof RefusedError)) throw error;
         throw new JSONRPCErrorException(error.message, REFUSED_CODE);

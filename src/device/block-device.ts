@@ -13,7 +13,7 @@ import { formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { isSameRegion, REGIONS_MAX } from '../memory/guest-memory.ts';
 import { closeFd, duplicateFd, isShrinkSealed } from '../native/fd.ts';
 import type { PageStore } from '../store/page-store.ts';
-import { COUNTER } from '../store/statistics.ts';
+import { COUNTER, clearEvents } from '../store/statistics.ts';
 import type { StoreFiles } from '../store/store-files.ts';
 import { type ProcessIdentity, UNKNOWN_PROCESS } from '../store/store-header.ts';
 import {
@@ -199,6 +199,29 @@ export class BlockDevice implements BackendHandler {
     this.#config.setCapacity(this.store.slots);
     this.#isConfigNews = true;
     this.#tellOfConfig();
+  }
+
+  /**
+   * Frees all pages: the disk is as new, of the size that it has. Throws RefusedError while a front
+   * end has rings running, or where I/O of the backing swap does not end.
+   */
+  reset(): void {
+    if (this.#sets.some((set) => set.isStarted())) {
+      throw new RefusedError(`${this.name}: in use: a front end has its queues running`);
+    }
+    this.#settleBacking();
+    clearEvents(this.store.mapped);
+    this.store.reset(this.#headerSlots, false);
+    this.#writeHeader();
+    // A guest that goes on after a pause finds that its pages were in another store.
+    this.#hasMet = false;
+    this.#report('info', 'reset: all pages were freed');
+  }
+
+  /** Throws RefusedError. */
+  #settleBacking(): void {
+    if (this.#backing === undefined || this.#backing.store.settle(SETTLE_MILLIS)) return;
+    throw new RefusedError(`${this.name}: I/O on the backing swap does not come to its end`);
   }
 
   /** Changes the limit on compressed bytes in memory; what is above it moves out by and by. */

@@ -71,6 +71,8 @@ export type Order =
   /** The limit on compressed bytes in memory of a device with a backing swap. */
   | { readonly kind: 'memlimit'; readonly device: string; readonly bytes: number }
   | { readonly kind: 'grow'; readonly device: string; readonly bytes: number }
+  /** Frees all pages of a device that no front end has running. */
+  | { readonly kind: 'reset'; readonly device: string }
   | { readonly kind: 'stop' }
   /** Fault injection for tests: throw in the reactor, or in a queue thread. */
   | { readonly kind: 'fail'; readonly where: 'reactor' | 'queue thread' }
@@ -81,6 +83,7 @@ export type ReactorReport =
   /** The device exists; `figuresFd` is the file whose first page holds its figures. */
   | { readonly kind: 'ready'; readonly device: string; readonly figuresFd: number }
   | { readonly kind: 'refused'; readonly reason: string }
+  | { readonly kind: 'done' }
   | { readonly kind: 'kept'; readonly device: string; readonly reason: string }
   | { readonly kind: 'connection'; readonly device: string; readonly isConnected: boolean }
   | {

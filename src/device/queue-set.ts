@@ -74,6 +74,8 @@ export interface DeviceQueues {
   resetRings(): void;
   /** Whether any ring is served now. */
   isServing(): boolean;
+  /** Whether any ring is started, served or not. */
+  isStarted(): boolean;
   /** The disk is larger now. */
   grow(slots: number): void;
   /** Lets what is begun come to its end and serves nothing until resume(): its rings. */
@@ -321,6 +323,10 @@ export class QueueSet implements DeviceQueues {
 
   isServing(): boolean {
     return this.#served.length > 0;
+  }
+
+  isStarted(): boolean {
+    return this.#rings.some((ring) => ring?.isStarted === true);
   }
 
   grow(slots: number): void {

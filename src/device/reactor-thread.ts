@@ -30,8 +30,8 @@ export class ReactorThread {
   readonly #devices = new Map<string, BlockDeviceOptions>();
   readonly #figures = new Map<string, HeaderFigures>();
   readonly #ended: Promise<unknown>;
-  /** Who waits for a device to be made, or for word of one that was to be handed over. */
-  #onAnswer: ((report: ReactorReport) => void) | undefined;
+  /** Who waits for an answer to an order, such as a device to be made; answers come in that order. */
+  readonly #waiting: { answer(report: ReactorReport): void; fail(error: Error): void }[] = [];
   /** Orders given, and obeyed: the thread counts these. */
   #ordered = 0;
   readonly #obeyed = new Int32Array(new SharedArrayBuffer(4));
@@ -51,6 +51,11 @@ export class ReactorThread {
     };
     this.#worker = this.#startWorker('reactor-worker', workerData, callers);
     this.#worker.on('error', (error) => abortWith('a reactor', error));
+    this.#worker.once('exit', (code) => {
+      if (this.#isStopping) return;
+      const error = new Error(`a reactor thread ended early, code ${code}`);
+      for (const { fail } of this.#waiting.splice(0)) fail(error);
+    });
     const exits = [this.#worker, ...queueWorkers].map((worker) => once(worker, 'exit'));
     this.#ended = Promise.all(exits);
   }
@@ -76,12 +81,15 @@ export class ReactorThread {
     throw new RefusedError(report.kind === 'kept' ? report.reason : 'unexpected answer');
   }
 
+  /** Frees all pages of a device; rejects with the reason. */
+  async reset(device: string): Promise<void> {
+    const report = await this.#answerTo({ kind: 'reset', device });
+    if (report.kind === 'refused') throw new RefusedError(report.reason);
+  }
+
   #answerTo(order: Order): Promise<ReactorReport> {
-    return new Promise((resolve, reject) => {
-      this.#onAnswer = resolve;
-      this.#worker.once('exit', (code) => {
-        if (!this.#isStopping) reject(new Error(`a reactor thread ended early, code ${code}`));
-      });
+    return new Promise((answer, fail) => {
+      this.#waiting.push({ answer, fail });
       this.order(order);
     });
   }
@@ -127,7 +135,9 @@ export class ReactorThread {
       if (report.kind === 'connection') {
         this.#events.connection(report.device, report.isConnected);
       }
-      if (report.kind !== 'log' && report.kind !== 'connection') this.#onAnswer?.(report);
+      if (report.kind !== 'log' && report.kind !== 'connection') {
+        this.#waiting.shift()?.answer(report);
+      }
     });
     return worker;
   }

@@ -58,6 +58,16 @@ function open(options: BlockDeviceOptions, { reactor, devices, threads, post }: 
   }
 }
 
+function reset(device: BlockDevice, post: Everything['post']): void {
+  try {
+    device.reset();
+    post({ kind: 'done' });
+  } catch (error) {
+    if (!(error instanceof RefusedError)) throw error;
+    post({ kind: 'refused', reason: error.message });
+  }
+}
+
 /** Sends the device to another process, and ends this one when it is theirs; else serves on. */
 function handOver(
   device: BlockDevice,
@@ -123,6 +133,9 @@ function obey(everything: Everything, order: Order): void {
       return;
     case 'grow':
       named(devices, order.device).grow(order.bytes);
+      return;
+    case 'reset':
+      reset(named(devices, order.device), post);
       return;
     case 'faults':
       named(devices, order.device).setFaults(order.faults);

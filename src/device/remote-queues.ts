@@ -99,6 +99,10 @@ export class RemoteQueues implements DeviceQueues {
     return this.#call('isServing');
   }
 
+  isStarted(): boolean {
+    return this.#call('isStarted');
+  }
+
   grow(slots: number): void {
     this.#call('grow', slots);
   }

@@ -79,6 +79,11 @@ export class Ring {
     );
   }
 
+  /** Between SET_VRING_KICK and GET_VRING_BASE: a driver has it, enabled or not, broken or not. */
+  get isStarted(): boolean {
+    return this.#isStarted;
+  }
+
   /** Nobody will kick: it must be looked at from time to time. */
   get mustPoll(): boolean {
     return this.#kickFd === undefined;

@@ -4,7 +4,8 @@
  *
  *   start: reactor thread → device ready → control socket → vhost-user socket (the last to appear)
  *          → the service manager is told, where there is one
- *   stop:  sockets removed → reactors ordered to end, 200 ms at most → the process ends
+ *   stop:  sockets removed → reactors ordered to end, 200 ms at most
+ *          → what is kept of the store removed, if nobody can come back for it → the process ends
  */
 
 import { type Logger, pino } from 'pino';
@@ -72,6 +73,7 @@ class Daemon {
   readonly #manager = new ServiceManager(process.env);
   readonly #sockets: ListeningSocket[] = [];
   #thread: ReactorThread | undefined;
+  #device: BlockDeviceOptions | undefined;
   #isConnected = false;
 
   constructor(options: DaemonOptions, log: Logger) {
@@ -91,11 +93,33 @@ class Daemon {
 
   stop(why: string): void {
     this.#tell('STOPPING=1');
-    void stopDaemon(this.#thread, this.#sockets, this.#log, why);
+    void this.#end(why);
+  }
+
+  async #end(why: string): Promise<void> {
+    this.#log.info(`ending: ${why}`);
+    for (const socket of this.#sockets) socket.remove();
+    await this.#thread?.stop(STOP_MILLIS_MAX);
+    const device = this.#device;
+    if (device?.files !== undefined && this.#thread?.isReleased(device.name) === true) {
+      this.#log.info('nobody can come back for its pages: the store is removed');
+      this.#removeStore(device);
+    }
+    exitNow(0);
+  }
+
+  #removeStore({ name, files }: BlockDeviceOptions): void {
+    if (files === undefined) return;
+    try {
+      removeStoreFiles(files, name);
+    } catch (error) {
+      this.#log.warn(`the store is left: ${(error as Error).message}`);
+    }
   }
 
   async #open(): Promise<BlockDeviceOptions> {
     const device = deviceOptions(this.#options, this.#log, HAS_FAULT_INJECTION);
+    this.#device = device;
     const thread = this.#startThread(device.queueThreads);
     try {
       await thread.open(device);
@@ -105,7 +129,7 @@ class Daemon {
       // The process could not end while it waits in the kernel.
       await thread.stop(STOP_MILLIS_MAX);
       // Nobody has had anything in a new store.
-      if (device.files?.isKept === false) removeStoreFiles(device.files, device.name);
+      if (device.files?.isKept === false) this.#removeStore(device);
       throw error;
     }
   }
@@ -169,6 +193,7 @@ class Daemon {
       const device = takenOverOptions(this.#options, state);
       await thread.open(device);
       taking.commit();
+      this.#device = device;
       const { listenFd, controlFd } = state;
       if (listenFd !== undefined && 'path' in socket) {
         this.#sockets.push(listeningSocket(listenFd, socket.path));
@@ -292,16 +317,4 @@ async function untilSo(condition: () => boolean): Promise<void> {
 
 function throwFault(): never {
   throw new Error('fault injected into the control thread');
-}
-
-async function stopDaemon(
-  thread: ReactorThread | undefined,
-  sockets: readonly ListeningSocket[],
-  log: Logger,
-  why: string,
-): Promise<void> {
-  log.info(`ending: ${why}`);
-  for (const socket of sockets) socket.remove();
-  await thread?.stop(STOP_MILLIS_MAX);
-  exitNow(0);
 }

@@ -12,6 +12,7 @@ import { RefusedError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { isSameRegion, REGIONS_MAX } from '../memory/guest-memory.ts';
 import { closeFd, duplicateFd, isShrinkSealed } from '../native/fd.ts';
+import { isPeerGone } from '../native/socket.ts';
 import type { PageStore } from '../store/page-store.ts';
 import { COUNTER, clearEvents } from '../store/statistics.ts';
 import type { StoreFiles } from '../store/store-files.ts';
@@ -39,7 +40,7 @@ import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../virtio-blk/proto
 import { type Backing, type BackingOptions, makeBacking } from './backing.ts';
 import { openStore, writeSwapHeader } from './device-store.ts';
 import { SessionLog } from './dirty-log.ts';
-import { frontEndOf, isSameProcess, type NewGuestPolicy } from './front-end-process.ts';
+import { frontEndOf, hasEnded, isSameProcess, type NewGuestPolicy } from './front-end-process.ts';
 import { type DeviceState, HANDOVER_VERSION, type SessionDeviceState } from './handover.ts';
 import { checkInflightArea, makeInflightArea, markedStore, markStore } from './inflight-area.ts';
 import type { QueueCall } from './orders.ts';
@@ -355,6 +356,13 @@ export class BlockDevice implements BackendHandler {
 
   get sessionFd(): number | undefined {
     return this.#session?.fd;
+  }
+
+  /** Somebody may come back for its pages: who is there, or was there last and may be again. */
+  get isWanted(): boolean {
+    if (this.#session !== undefined && !isPeerGone(this.#session.fd)) return true;
+    const last = this.store.mapped.header.frontEnd;
+    return last !== undefined && (this.#onNewGuest === 'keep' || !hasEnded(last));
   }
 
   /** The process ends in order: the store is left as whoever finds it would make it. */

@@ -1,8 +1,8 @@
 /** Which process is the front end, and what another one than the last may find in the store. */
 
-import { processStart } from '../native/process.ts';
+import { hasProcessEnded, processStart } from '../native/process.ts';
 import { peerProcessId } from '../native/socket.ts';
-import type { ProcessIdentity } from '../store/store-header.ts';
+import { type ProcessIdentity, UNKNOWN_PROCESS } from '../store/store-header.ts';
 
 export const NEW_GUEST_POLICIES = ['empty', 'keep'] as const;
 export type NewGuestPolicy = (typeof NEW_GUEST_POLICIES)[number];
@@ -17,4 +17,9 @@ export function frontEndOf(fd: number): ProcessIdentity | undefined {
 /** Unknown ones are never the same. */
 export function isSameProcess(last: ProcessIdentity, now: ProcessIdentity | undefined): boolean {
   return last.process === now?.process && last.start === now.start;
+}
+
+/** Whether it can never come back. Of unknown ones that is not known. */
+export function hasEnded({ process, start }: ProcessIdentity): boolean {
+  return process !== UNKNOWN_PROCESS.process && hasProcessEnded(process, start);
 }

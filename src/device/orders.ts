@@ -84,6 +84,8 @@ export type ReactorReport =
   | { readonly kind: 'ready'; readonly device: string; readonly figuresFd: number }
   | { readonly kind: 'refused'; readonly reason: string }
   | { readonly kind: 'done' }
+  /** The thread has ended in order, and nobody can come back for the device's pages. */
+  | { readonly kind: 'released'; readonly device: string }
   | { readonly kind: 'kept'; readonly device: string; readonly reason: string }
   | { readonly kind: 'connection'; readonly device: string; readonly isConnected: boolean }
   | {

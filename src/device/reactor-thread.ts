@@ -36,6 +36,7 @@ export class ReactorThread {
   #ordered = 0;
   readonly #obeyed = new Int32Array(new SharedArrayBuffer(4));
   #isStopping = false;
+  readonly #released = new Set<string>();
 
   /** With so many queue threads to help it; devices are opened in it. */
   constructor(helpers: number, events: ReactorThreadEvents) {
@@ -116,6 +117,11 @@ export class ReactorThread {
     await Promise.race([this.#ended, timeout]);
   }
 
+  /** After stop(): it has ended in order, and nobody can come back for the device's pages. */
+  isReleased(device: string): boolean {
+    return this.#released.has(device);
+  }
+
   #startQueueThread(line: LineEnd): Worker {
     const workerData: QueueWorkerOptions = { line };
     const worker = this.#startWorker('queue-worker', workerData, [line]);
@@ -132,12 +138,10 @@ export class ReactorThread {
     });
     worker.on('message', (report: ReactorReport) => {
       if (report.kind === 'log') this.#events.log(report);
-      if (report.kind === 'connection') {
+      else if (report.kind === 'connection') {
         this.#events.connection(report.device, report.isConnected);
-      }
-      if (report.kind !== 'log' && report.kind !== 'connection') {
-        this.#waiting.shift()?.answer(report);
-      }
+      } else if (report.kind === 'released') this.#released.add(report.device);
+      else this.#waiting.shift()?.answer(report);
     });
     return worker;
   }

@@ -36,9 +36,12 @@ function main(): void {
   });
   const everything: Everything = { reactor, devices: new Map(), threads, post };
   reactor.run();
+  const devices = [...everything.devices.values()];
+  const released = devices.filter((device) => !device.isWanted);
   reactor.close();
   for (const thread of threads) thread.call({ kind: 'stop' });
-  for (const device of everything.devices.values()) device.close();
+  for (const device of devices) device.close();
+  for (const { name } of released) post({ kind: 'released', device: name });
 }
 
 /** Makes a device, or says why it cannot be. */

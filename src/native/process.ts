@@ -36,13 +36,37 @@ export function abortWith(thread: string, error: unknown): never {
  * Undefined: there is none, or it may not be seen (proc_pid_stat(5)).
  */
 export function processStart(pid: number): number | undefined {
+  const start = Number(processFields(pid)?.[STAT.start]);
+  return Number.isSafeInteger(start) ? start : undefined;
+}
+
+/** Whether the process that began then is no more. False also where that cannot be seen. */
+export function hasProcessEnded(pid: number, start: number): boolean {
+  const fields = processFields(pid);
+  // Others' processes may be hidden (hidepid); whether there is one can be asked all the same.
+  if (fields === undefined) return !isProcess(pid);
+  if (Number(fields[STAT.start]) !== start) return true;
+  // Nobody has asked for its status yet.
+  return fields[STAT.state] === 'Z' && Number(fields[STAT.threads]) <= 1;
+}
+
+/** Fields of proc_pid_stat(5), from the third on: the second is a name and may hold anything. */
+const STAT = { state: 0, threads: 17, start: 19 } as const;
+
+function processFields(pid: number): string[] | undefined {
   try {
     const text = readFileSync(`/proc/${pid}/stat`, 'latin1');
-    // The second field is a name, in brackets, and may hold anything.
-    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    const start = Number(fields[19]);
-    return Number.isSafeInteger(start) ? start : undefined;
+    return text.slice(text.lastIndexOf(')') + 2).split(' ');
   } catch {
     return undefined;
+  }
+}
+
+function isProcess(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'ESRCH';
   }
 }

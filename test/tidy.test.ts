@@ -76,6 +76,7 @@ const TESTED_ELSEWHERE: Record<string, string> = {
   'vhost-user-ts/protocol.ts': 'numbers only: vhost-user-ts/backend.test.ts',
   'virtio/features.ts': 'numbers only: device/block-device.test.ts',
   'virtio/split-ring.ts': 'numbers only: virtio/virtqueue.test.ts',
+  'store/passed-files.ts': 'device/fd-store.test.ts',
   'store/slot-word.ts': 'store/recovery.test.ts',
   'xvmalloc/arena-file.ts': 'xvmalloc/arena.test.ts',
   'store/move-out.ts': 'store/backed-store.test.ts',

@@ -29,6 +29,7 @@ interface Options {
   logicalBlockSize: string;
   poolLimit?: string;
   storeDir?: string;
+  fdstore?: boolean;
   takeOver?: boolean;
   onNewGuest: NewGuestPolicy;
   mlock?: boolean;
@@ -44,7 +45,7 @@ interface Options {
 }
 
 function command(): Command {
-  return new Command('ramzswapd')
+  const begun = new Command('ramzswapd')
     .description('Compressed swap disk in host memory for a QEMU guest, over vhost-user-blk')
     .version(VERSION)
     .option('--socket-path <path>', 'listen for the front end (QEMU) on this Unix socket')
@@ -87,11 +88,8 @@ function command(): Command {
       'a page that compresses to more is kept as it is, or goes to the backing swap ' +
         '(default: 3072; with a backing swap 2048)',
     )
-    .option('--pool-limit <size>', 'hard limit of host memory for stored pages')
-    .option(
-      '--store-dir <path>',
-      'directory on a tmpfs where the store outlives this process (default: gone with it)',
-    )
+    .option('--pool-limit <size>', 'hard limit of host memory for stored pages');
+  return withStoreOptions(begun)
     .option(
       '--take-over',
       'go on with what the daemon at the control socket does, without its guest noticing',
@@ -101,8 +99,6 @@ function command(): Command {
         .choices(NEW_GUEST_POLICIES)
         .default('empty'),
     )
-    .option('--mlock', 'never let the host swap out the memory of stored pages')
-    .option('--wipe-on-free', 'zero the memory of pages that are freed or moved, at once')
     .option('--num-queues <n>', 'request queues offered to the guest', '64')
     .option('--queue-threads <n>', 'threads that serve them (without a backing swap)', '1')
     .option('--control-path <path>', 'control socket (default: SOCKET.control)')
@@ -116,6 +112,22 @@ function command(): Command {
       outputError: (text, write) => write(text.replace(/^error: /, 'ramzswapd: ')),
     })
     .exitOverride();
+}
+
+/** Where the store's memory is, and how it is treated. */
+function withStoreOptions(command: Command): Command {
+  return command
+    .option(
+      '--store-dir <path>',
+      'directory on a tmpfs where the store outlives this process (default: gone with it)',
+    )
+    .option(
+      '--fdstore',
+      "keep the store in the service manager's file descriptor store, where it outlives this " +
+        'process (systemd: Type=notify, FileDescriptorStoreMax=2)',
+    )
+    .option('--mlock', 'never let the host swap out the memory of stored pages')
+    .option('--wipe-on-free', 'zero the memory of pages that are freed or moved, at once');
 }
 
 function parseCount(text: string, what: string, min: number, max: number): number {
@@ -172,6 +184,12 @@ function daemonOptions(o: Options): DaemonOptions {
   if (o.backingIo !== 'auto' && o.backingSwap === undefined) {
     throw new UsageError('--backing-io: expected --backing-swap with it');
   }
+  if (o.fdstore === true && o.storeDir !== undefined) {
+    throw new UsageError('--fdstore, --store-dir: expected one of them');
+  }
+  if (o.fdstore === true && o.name.includes(':')) {
+    throw new UsageError(`--fdstore: expected a --name without a colon with it, got '${o.name}'`);
+  }
   if (!/^[\x21-\x7e]{1,20}$/.test(o.name) || o.name.includes('/')) {
     throw new UsageError(
       `--name: expected 1 to 20 printable characters without /, got '${o.name}'`,
@@ -200,6 +218,7 @@ function daemonOptions(o: Options): DaemonOptions {
     queueThreads: queueThreads(o, numQueues),
     onNewGuest: o.onNewGuest,
     isTakeOver: o.takeOver === true,
+    usesFdStore: o.fdstore === true,
     logLevel: o.logLevel,
     isLocked: o.mlock === true,
     wipesOnFree: o.wipeOnFree === true,

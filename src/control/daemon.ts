@@ -2,7 +2,8 @@
  * The daemon's control thread: starts the reactor thread with its device, opens the sockets, serves
  * the control protocol, ends on SIGTERM.
  *
- *   start: reactor thread → device ready → control socket → vhost-user socket (the last to appear)
+ *   start: reactor thread → device ready → kept by the service manager, where that is asked for
+ *          → control socket → vhost-user socket (the last to appear)
  *          → the service manager is told, where there is one
  *   stop:  sockets removed → reactors ordered to end, 200 ms at most
  *          → what is kept of the store removed, if nobody can come back for it → the process ends
@@ -23,6 +24,7 @@ import {
   listeningSocket,
   openListeningSocket,
 } from '../device/endpoint.ts';
+import { FdStore } from '../device/fd-store.ts';
 import { HANDOVER_VERSION } from '../device/handover.ts';
 import { ReactorThread } from '../device/reactor-thread.ts';
 import { ServiceManager } from '../device/service-manager.ts';
@@ -51,6 +53,8 @@ export interface DaemonOptions extends DeviceWishes {
   readonly logLevel: string;
   /** Goes on with what the daemon at the control socket does. */
   readonly isTakeOver?: boolean;
+  /** The service manager keeps the store. */
+  readonly usesFdStore?: boolean;
 }
 
 /** Whether tests may make threads throw (see CONTRIBUTING.md, "Faults"). */
@@ -71,6 +75,7 @@ class Daemon {
   readonly #options: DaemonOptions;
   readonly #log: Logger;
   readonly #manager = new ServiceManager(process.env);
+  readonly #fdStore: FdStore;
   readonly #sockets: ListeningSocket[] = [];
   #thread: ReactorThread | undefined;
   #device: BlockDeviceOptions | undefined;
@@ -79,11 +84,15 @@ class Daemon {
   constructor(options: DaemonOptions, log: Logger) {
     this.#options = options;
     this.#log = log;
+    this.#fdStore = new FdStore(this.#manager, options.name, (message) => log.warn(message));
   }
 
   async start(): Promise<void> {
     const { isTakeOver } = this.#options;
     const device = isTakeOver ? await this.#takeOver() : await this.#open();
+    for (const name of this.#manager.closeRest()) {
+      this.#log.warn(`the service manager has passed ${name}, which is of no use: closed`);
+    }
     const size = `${device.name}: ${formatBytes(device.diskBytes)}`;
     const { socket } = this.#options;
     this.#log.info({ device: device.name, disksize: device.diskBytes, socket }, `${size} ready`);
@@ -111,18 +120,22 @@ class Daemon {
   #removeStore({ name, files }: BlockDeviceOptions): void {
     if (files === undefined) return;
     try {
-      removeStoreFiles(files, name);
+      if (files.isInFdStore === true) this.#fdStore.remove();
+      else removeStoreFiles(files, name);
     } catch (error) {
       this.#log.warn(`the store is left: ${(error as Error).message}`);
     }
   }
 
   async #open(): Promise<BlockDeviceOptions> {
-    const device = deviceOptions(this.#options, this.#log, HAS_FAULT_INJECTION);
+    const fdStore = this.#options.usesFdStore === true ? this.#fdStore : undefined;
+    const device = deviceOptions(this.#options, this.#log, HAS_FAULT_INJECTION, fdStore);
     this.#device = device;
     const thread = this.#startThread(device.queueThreads);
     try {
       await thread.open(device);
+      // Now it is complete, and holds nothing yet that could be lost.
+      if (fdStore !== undefined && device.files?.isKept === false) fdStore.keep(device.files);
       this.#openSockets(thread, device);
       return device;
     } catch (error) {
@@ -190,6 +203,9 @@ class Daemon {
       await thread.warmUp();
       const taking = await TakeOver.begin(controlPath);
       const { state } = taking;
+      if (this.#options.usesFdStore === true && state.files.isInFdStore !== true) {
+        throw new RefusedError('take-over: --fdstore: expected a daemon that was started with it');
+      }
       const device = takenOverOptions(this.#options, state);
       await thread.open(device);
       taking.commit();

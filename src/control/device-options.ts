@@ -9,6 +9,7 @@ import { RefusedError } from '../base/errors.ts';
 import { bytesToPages, formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { type BackingIoKind, backingOptions } from '../device/backing.ts';
 import type { BlockDeviceOptions } from '../device/block-device.ts';
+import type { FdStore } from '../device/fd-store.ts';
 import type { NewGuestPolicy } from '../device/front-end-process.ts';
 import type { DeviceState } from '../device/handover.ts';
 import { BACKED_INCOMPRESSIBLE_BYTES } from '../store/backed-store.ts';
@@ -58,11 +59,12 @@ interface Ram {
   readonly text: string;
 }
 
-/** Throws RefusedError for what cannot be. */
+/** Throws RefusedError for what cannot be. `fdStore`: the service manager keeps its store. */
 export function deviceOptions(
   wishes: DeviceWishes,
   log: Log,
   hasFaults: boolean,
+  fdStore?: FdStore,
 ): BlockDeviceOptions {
   const { guestPageBytes, backingSwap } = wishes;
   const ram = ramOf(wishes);
@@ -78,7 +80,7 @@ export function deviceOptions(
     log.warn(`at most ${formatBytes(ARENA_BYTES_MAX)} of compressed data will be held in memory`);
   }
   const io = wishes.backingIo ?? 'auto';
-  const files = storeFiles(wishes, diskBytesMax, file);
+  const files = storeFiles(wishes, diskBytesMax, file, fdStore);
   return {
     ...optionsOf(wishes, file !== undefined),
     diskBytes,
@@ -144,10 +146,11 @@ function storeFiles(
   { name, storeDirectory }: DeviceWishes,
   diskBytesMax: number,
   file: BackingFile | undefined,
+  fdStore: FdStore | undefined,
 ): StoreFiles | undefined {
-  if (storeDirectory === undefined) return undefined;
-  const slots = diskBytesMax / PAGE_BYTES;
-  return openStoreFiles(storeDirectory, { name, slots, backing: file?.identity });
+  const identity = { name, slots: diskBytesMax / PAGE_BYTES, backing: file?.identity };
+  if (storeDirectory !== undefined) return openStoreFiles(storeDirectory, identity);
+  return fdStore?.open(identity);
 }
 
 /** A new memory limit for a running device: what was asked for, in whole pages, if it can be. */

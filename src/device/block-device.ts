@@ -288,14 +288,12 @@ export class BlockDevice implements BackendHandler {
     const { store } = this;
     store.mapped.header.close();
     const { fd, arenaFd } = store.mapped.shared;
-    const { directory } = this.#options.files ?? {};
-    const place = directory === undefined ? {} : { directory };
     const { backing } = this.#options;
     return {
       version: HANDOVER_VERSION,
       process: process.pid,
       ...identityOf(this.#options),
-      files: { fd, arenaFd, isKept: true, ...place },
+      files: { ...this.#options.files, fd, arenaFd, isKept: true },
       backing:
         backing === undefined
           ? undefined

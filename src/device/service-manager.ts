@@ -5,10 +5,12 @@
  *
  *   environment: NOTIFY_SOCKET  where datagrams go: a path, or @name
  *                LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES  whose, how many from 3 on, names between colons
+ *                FDSTORE        how many it keeps at most (systemd 254 and newer)
  *
  * Only the process that was started is meant, so all of these are taken out of the environment.
  */
 
+import { fstatSync } from 'node:fs';
 import { assert } from '../base/assert.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
 import { closeFd, setCloseOnExec } from '../native/fd.ts';
@@ -38,14 +40,37 @@ export interface PassedDescriptor {
 }
 
 export class ServiceManager {
-  /** What it has passed to this process, in its order. */
-  readonly passed: readonly PassedDescriptor[];
+  /** How many descriptors it keeps at most; undefined: it does not say. */
+  readonly storeMax: number | undefined;
   readonly #path: string | undefined;
+  #passed: readonly PassedDescriptor[];
 
   /** Throws RefusedError or SystemError where the environment speaks of descriptors that are not there. */
   constructor(environment: Environment, processId = process.pid) {
     this.#path = takeVariable(environment, 'NOTIFY_SOCKET');
-    this.passed = takePassed(environment, processId);
+    const storeMax = takeVariable(environment, 'FDSTORE');
+    this.storeMax = /^\d+$/.test(storeMax ?? '') ? Number(storeMax) : undefined;
+    this.#passed = takePassed(environment, processId);
+  }
+
+  /** What it has passed to this process and nobody has taken yet, in its order. */
+  get passed(): readonly PassedDescriptor[] {
+    return this.#passed;
+  }
+
+  /** Those of that name, which are the caller's from now on. */
+  take(name: string): number[] {
+    const taken = this.#passed.filter((passed) => passed.name === name);
+    this.#passed = this.#passed.filter((passed) => passed.name !== name);
+    return taken.map(({ fd }) => fd);
+  }
+
+  /** Closes what nobody has taken; sockets are left, for they may be known by number. Their names. */
+  closeRest(): string[] {
+    const unused = this.#passed.filter(({ fd }) => !fstatSync(fd).isSocket());
+    this.#passed = this.#passed.filter((passed) => !unused.includes(passed));
+    for (const { fd } of unused) closeFd(fd);
+    return unused.map(({ name }) => name);
   }
 
   /** There is one to talk to. */

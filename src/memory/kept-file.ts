@@ -101,6 +101,33 @@ export function isFileAt(path: string, fd: number): boolean {
   return found?.ino === own.ino && found.dev === own.dev;
 }
 
+/** A descriptor of the same file with an open file of its own, whose lock is nobody else's. */
+export function openAgain(fd: number): number {
+  return openSync(`/proc/self/fd/${fd}`, constants.O_RDWR);
+}
+
+/**
+ * The same, locked: `fd` may be an open file that others have as well. Throws RefusedError when another
+ * process keeps the lock.
+ */
+export function openLockedAgain(fd: number, what: string): number {
+  const own = openAgain(fd);
+  const deadline = performance.now() + LOCK_MILLIS_MAX;
+  let isOurs = false;
+  try {
+    for (;;) {
+      isOurs = lockFile(own);
+      if (isOurs) return own;
+      if (performance.now() > deadline) {
+        throw new RefusedError(`${what}: in use by another process, which has it locked`);
+      }
+      sleepMillis(LOCK_LOOK_MILLIS);
+    }
+  } finally {
+    if (!isOurs) closeSync(own);
+  }
+}
+
 /**
  * Opens a regular file, or makes one of mode 0600 unless it `mustExist`. Throws RefusedError for
  * anything else.

@@ -1,6 +1,7 @@
 /**
  * The two files that a store lies in, bookkeeping and arena. Volatile (memfds, gone with the process
- * and its mappings), or kept in a directory on a tmpfs, where the next process finds them:
+ * and its mappings, unless somebody else has them too: passed-files.ts), or kept in a directory on a
+ * tmpfs, where the next process finds them:
  *
  *   DIR/NAME.table   locked (flock) by the process that has the store
  *   DIR/NAME.arena
@@ -35,6 +36,8 @@ export interface StoreFiles {
   readonly isKept: boolean;
   /** Where they are; undefined: in memory only. */
   readonly directory?: string;
+  /** The service manager has descriptors of them, or is to have. */
+  readonly isInFdStore?: boolean;
 }
 
 /** Gone with this process. Throws SystemError. */
@@ -90,20 +93,12 @@ function takeUp(
   arena: string,
   identity: StoreIdentity,
 ): Omit<StoreFiles, 'directory'> {
-  const hasBacking = identity.backing !== undefined;
-  const { bytes } = storeLayout({ slots: identity.slots, hasBacking });
-  const arenaBytes = arenaPagesFor(identity.slots) * PAGE_BYTES;
-  const page = new Uint8Array(PAGE_BYTES);
-  const isWhole = readSync(fd, page, 0, PAGE_BYTES, 0) === PAGE_BYTES;
-  const header = new StoreHeader(page);
-  if (!isWhole || !header.isComplete) return makeFiles(fd, table, arena, bytes, arenaBytes);
+  const header = completeHeader(fd);
+  if (header === undefined) return makeFiles(fd, table, arena, identity);
   header.check(identity, `store ${table}`);
   const arenaFd = openPrivateFile(arena, true);
   try {
-    checkSize(table, fd, bytes);
-    checkSize(arena, arenaFd, arenaBytes);
-    // Reserved when it was made; a touch that finds no memory would be SIGBUS.
-    reserveMemoryFile(fd, bytes, table);
+    checkFiles({ fd, arenaFd }, table, arena, identity);
   } catch (error) {
     closeSync(arenaFd);
     throw error;
@@ -111,13 +106,40 @@ function takeUp(
   return { fd, arenaFd, isKept: true };
 }
 
+/** A copy of the header in the table's file; undefined: no store was ever completed there. */
+export function completeHeader(fd: number): StoreHeader | undefined {
+  const page = new Uint8Array(PAGE_BYTES);
+  const isWhole = readSync(fd, page, 0, PAGE_BYTES, 0) === PAGE_BYTES;
+  const header = new StoreHeader(page);
+  return isWhole && header.isComplete ? header : undefined;
+}
+
+/** Throws RefusedError where the files are not as large as they should be, SystemError without memory. */
+export function checkFiles(
+  { fd, arenaFd }: Pick<StoreFiles, 'fd' | 'arenaFd'>,
+  table: string,
+  arena: string,
+  identity: StoreIdentity,
+): void {
+  const { bytes, arenaBytes } = sizesOf(identity);
+  checkSize(table, fd, bytes);
+  checkSize(arena, arenaFd, arenaBytes);
+  // Reserved when it was made; a touch that finds no memory would be SIGBUS.
+  reserveMemoryFile(fd, bytes, table);
+}
+
+function sizesOf({ slots, backing }: StoreIdentity): { bytes: number; arenaBytes: number } {
+  const { bytes } = storeLayout({ slots, hasBacking: backing !== undefined });
+  return { bytes, arenaBytes: arenaPagesFor(slots) * PAGE_BYTES };
+}
+
 function makeFiles(
   fd: number,
   table: string,
   arena: string,
-  bytes: number,
-  arenaBytes: number,
+  identity: StoreIdentity,
 ): Omit<StoreFiles, 'directory'> {
+  const { bytes, arenaBytes } = sizesOf(identity);
   let arenaFd: number | undefined;
   try {
     arenaFd = openPrivateFile(arena);

@@ -9,6 +9,7 @@ import { AssertionError } from '../../src/base/assert.ts';
 import { ServiceManager } from '../../src/device/service-manager.ts';
 import { createEventFd } from '../../src/native/eventfd.ts';
 import { closeFd, createMemfd } from '../../src/native/fd.ts';
+import { listenUnix } from '../../src/native/socket.ts';
 import { Daemon, isBuilt, RAMZSWAPD, until } from '../driver/daemon.ts';
 import { makeFolder } from '../driver/sockets.ts';
 import { countOpenFds, identityOf } from '../models/descriptors.ts';
@@ -77,7 +78,15 @@ describe('a manager', () => {
       const manager = new ServiceManager(environment);
       manager.notify('READY=1');
       expect([manager.isThere, manager.passed]).toEqual([false, []]);
+      expect(manager.storeMax).toBeUndefined();
     }
+  });
+
+  it('may say how many descriptors it keeps', () => {
+    const environment = { FDSTORE: '64', OTHER: 'x' };
+    expect(new ServiceManager(environment).storeMax).toBe(64);
+    expect(environment).toEqual({ OTHER: 'x' });
+    expect(new ServiceManager({ FDSTORE: 'many' }).storeMax).toBeUndefined();
   });
 
   it('that cannot be told is an error with its address, and leaks nothing', () => {
@@ -112,16 +121,18 @@ describe('a manager', () => {
 
 describe('descriptors that were passed', () => {
   /** What a process with these descriptors from 3 on makes of its environment. */
-  function passedTo(environment: Record<string, string>, fds: readonly number[]) {
+  function passedTo(environment: Record<string, string>, fds: readonly number[], more = '') {
     const script = `
       import { fstatSync } from 'node:fs';
       import { ServiceManager } from '${new URL('../../src/device/service-manager.ts', import.meta.url)}';
       import { isCloseOnExec } from '${new URL('../models/descriptors.ts', import.meta.url)}';
       if (process.env.LISTEN_PID === 'self') process.env.LISTEN_PID = String(process.pid);
-      const { passed } = new ServiceManager(process.env);
+      const manager = new ServiceManager(process.env);
+      const { passed } = manager;
       const rest = Object.keys(process.env).filter((name) => name.startsWith('LISTEN_'));
       console.log(JSON.stringify({ rest, passed: passed.map(({ fd, name }) => ({
         fd, name, inode: fstatSync(fd).ino, isClosed: isCloseOnExec(fd) })) }));
+      ${more}
     `;
     const node = ['--import', 'tsx', '--input-type=module', '-e', script];
     return spawnSync(process.execPath, node, {
@@ -144,6 +155,25 @@ describe('descriptors that were passed', () => {
         return { fd: 3 + i, name, inode: inode(fds[i]!), isClosed: true };
       }),
     });
+    fds.forEach(closeFd);
+  });
+
+  it('are whose who takes them, and the rest is closed, but for sockets', () => {
+    const path = join(folder(), 's');
+    const fds = [createMemfd('one', 0), createMemfd('two', 0), createEventFd(), listenUnix(path)];
+    const environment = { LISTEN_PID: 'self', LISTEN_FDS: '4', LISTEN_FDNAMES: 'a:b:a:b' };
+    const { stdout, stderr } = passedTo(
+      environment,
+      fds,
+      `const isOpen = (fd) => { try { fstatSync(fd); return true; } catch { return false; } };
+      const left = () => manager.passed.map(({ fd }) => fd);
+      const found = [manager.take('c'), manager.take('a'), left()];
+      found.push(manager.closeRest(), left(), [3, 4, 5, 6].map(isOpen));
+      console.log(JSON.stringify(found));`,
+    );
+    expect(stderr).toBe('');
+    const found = JSON.parse(stdout.trim().split('\n')[1]!);
+    expect(found).toEqual([[], [3, 5], [4, 6], ['b'], [6], [true, false, true, true]]);
     fds.forEach(closeFd);
   });
 

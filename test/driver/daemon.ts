@@ -65,7 +65,7 @@ export class Daemon {
 
   /**
    * Starts a daemon that listens in a folder of its own, and waits for its socket. `wrapper`: a
-   * program, with its arguments, that becomes what it is given to run.
+   * program, with its arguments, that becomes what it is given to run. `fds`: it has them from 3 on.
    */
   static async start(
     args: readonly string[] = [],
@@ -73,6 +73,7 @@ export class Daemon {
     folder = makeFolder(),
     nodeFlags: readonly string[] = [],
     wrapper: readonly string[] = [],
+    fds: readonly number[] = [],
   ): Promise<Daemon> {
     const path = join(folder.path, 'vhost.sock');
     const disksize = args.includes('--backing-swap') ? [] : ['--disksize', '64M'];
@@ -80,7 +81,7 @@ export class Daemon {
     const [program, ...rest] = [...wrapper, process.execPath, ...nodeFlags, RAMZSWAPD, ...all];
     const child = execa(program!, rest, {
       reject: false,
-      stdin: 'ignore',
+      stdio: ['ignore', 'pipe', 'pipe', ...(fds as unknown as 'pipe'[])],
       env,
     });
     const daemon = new Daemon(folder, child as Child, path);

@@ -66,6 +66,7 @@ const TESTED_ELSEWHERE: Record<string, string> = {
   'control/version.ts': 'device/daemon.test.ts',
   'device/endpoint.ts': 'device/daemon.test.ts',
   'device/orders.ts': 'types only',
+  'device/page-owner.ts': 'device/keeping.test.ts',
   'device/queue-worker.ts': 'device/remote-queues.test.ts',
   'device/reactor-thread.ts': 'device/daemon.test.ts',
   'device/reactor-worker.ts': 'device/daemon.test.ts',

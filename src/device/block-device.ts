@@ -14,9 +14,9 @@ import { isSameRegion, REGIONS_MAX } from '../memory/guest-memory.ts';
 import { closeFd, duplicateFd, isShrinkSealed } from '../native/fd.ts';
 import { isPeerGone } from '../native/socket.ts';
 import type { PageStore } from '../store/page-store.ts';
-import { COUNTER, clearEvents } from '../store/statistics.ts';
+import { COUNTER } from '../store/statistics.ts';
 import type { StoreFiles } from '../store/store-files.ts';
-import { type ProcessIdentity, UNKNOWN_PROCESS } from '../store/store-header.ts';
+import type { ProcessIdentity } from '../store/store-header.ts';
 import {
   type BackendHandler,
   BackendSession,
@@ -38,12 +38,13 @@ import { BLOCK_FEATURES, BlockConfig } from '../virtio-blk/config-space.ts';
 import { REQUESTS } from '../virtio-blk/page-device.ts';
 import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../virtio-blk/protocol.ts';
 import { type Backing, type BackingOptions, makeBacking } from './backing.ts';
-import { openStore, writeSwapHeader } from './device-store.ts';
+import { openStore } from './device-store.ts';
 import { SessionLog } from './dirty-log.ts';
-import { frontEndOf, hasEnded, isSameProcess, type NewGuestPolicy } from './front-end-process.ts';
+import { frontEndOf, type NewGuestPolicy } from './front-end-process.ts';
 import { type DeviceState, HANDOVER_VERSION, type SessionDeviceState } from './handover.ts';
-import { checkInflightArea, makeInflightArea, markedStore, markStore } from './inflight-area.ts';
+import { checkInflightArea, makeInflightArea } from './inflight-area.ts';
 import type { QueueCall } from './orders.ts';
+import { PageOwner } from './page-owner.ts';
 import { type DeviceQueues, QueueSet, type Report } from './queue-set.ts';
 import { RemoteQueues } from './remote-queues.ts';
 import type { KickWatcher, RingFeatures, RingState } from './ring.ts';
@@ -61,15 +62,12 @@ assert(
 );
 
 /** The in-flight area in use; the descriptor is the device's. */
-interface TrackedInflight {
+export interface TrackedInflight {
   readonly inflight: Inflight;
   readonly fd: number;
 }
 
 const NO_FEATURES: RingFeatures = { eventIdx: false, indirect: false };
-
-/** How long a new guest may wait for the last one's I/O. */
-const SETTLE_MILLIS = 5000;
 
 export interface BlockDeviceOptions {
   /** Also the virtio-blk serial (GET_ID) and the label of the swap area. */
@@ -132,9 +130,7 @@ export class BlockDevice implements BackendHandler {
   /** The front end's process, and whether a ring was started for what it runs. */
   #frontEnd: ProcessIdentity | undefined;
   #hasMet = false;
-  readonly #onNewGuest: NewGuestPolicy;
-  readonly #headerSlots: number;
-  readonly #writeHeader: () => void;
+  readonly #owner: PageOwner;
   /** As the front end has described them: for another process, should one take over. */
   #regions: { readonly region: MemoryRegion; readonly fd: number }[] = [];
   #inflight: TrackedInflight | undefined;
@@ -160,10 +156,7 @@ export class BlockDevice implements BackendHandler {
       'one thread does all I/O of a backing swap',
     );
     assert(queueThreads <= threads.length + 1, 'the reactor has the threads that its devices want');
-    this.#onNewGuest = options.onNewGuest ?? 'empty';
     this.store = openStore(options, report);
-    this.#headerSlots = options.guestPageBytes / PAGE_BYTES;
-    this.#writeHeader = () => writeSwapHeader(this.store, options);
     this.#config = new BlockConfig(this.store.slots, options.numQueues, logicalBlockBytes);
     this.store.onTrouble = (what) => report('error', what);
     if (backing !== undefined) {
@@ -173,6 +166,7 @@ export class BlockDevice implements BackendHandler {
       report('info', `backing swap ${backing.path}: ${backing.extents.length} extents, ${ioName}`);
     }
     const { store } = this;
+    this.#owner = new PageOwner(options, store, this.#backing, report);
     const terms = { name: this.name, queueCount: this.queueCount, logicalBlockBytes };
     const backed = this.#backing?.store;
     this.#queues = new QueueSet({ ...terms, store, backed }, watcher, report);
@@ -210,19 +204,9 @@ export class BlockDevice implements BackendHandler {
     if (this.#sets.some((set) => set.isStarted())) {
       throw new RefusedError(`${this.name}: in use: a front end has its queues running`);
     }
-    this.#settleBacking();
-    clearEvents(this.store.mapped);
-    this.store.reset(this.#headerSlots, false);
-    this.#writeHeader();
+    this.#owner.reset();
     // A guest that goes on after a pause finds that its pages were in another store.
     this.#hasMet = false;
-    this.#report('info', 'reset: all pages were freed');
-  }
-
-  /** Throws RefusedError. */
-  #settleBacking(): void {
-    if (this.#backing === undefined || this.#backing.store.settle(SETTLE_MILLIS)) return;
-    throw new RefusedError(`${this.name}: I/O on the backing swap does not come to its end`);
   }
 
   /** Changes the limit on compressed bytes in memory; what is above it moves out by and by. */
@@ -281,9 +265,11 @@ export class BlockDevice implements BackendHandler {
    */
   pause(sockets: Pick<DeviceState, 'listenFd' | 'controlFd'>): DeviceState {
     const rings = this.#sets.flatMap((set) => set.pause());
-    if (this.#backing !== undefined && !this.#backing.store.settle(SETTLE_MILLIS)) {
+    try {
+      this.#owner.mustSettle();
+    } catch (error) {
       this.resume();
-      throw new RefusedError(`${this.name}: I/O on the backing swap does not come to its end`);
+      throw error;
     }
     const { store } = this;
     store.mapped.header.close();
@@ -358,9 +344,8 @@ export class BlockDevice implements BackendHandler {
 
   /** Somebody may come back for its pages: who is there, or was there last and may be again. */
   get isWanted(): boolean {
-    if (this.#session !== undefined && !isPeerGone(this.#session.fd)) return true;
-    const last = this.store.mapped.header.frontEnd;
-    return last !== undefined && (this.#onNewGuest === 'keep' || !hasEnded(last));
+    const isThere = this.#session !== undefined && !isPeerGone(this.#session.fd);
+    return isThere || this.#owner.mayComeBack;
   }
 
   /** The process ends in order: the store is left as whoever finds it would make it. */
@@ -503,39 +488,17 @@ export class BlockDevice implements BackendHandler {
     this.#log.drop();
   }
 
-  // ── Whose pages these are ─────────────────────────────────────────────────────────────────────
+  // ── What belongs to the session ───────────────────────────────────────────────────────────────
 
-  /**
-   * A ring is about to start: what may this guest read? What the store holds if it is that guest's:
-   * its in-flight area says so, or the front end is the process that it served last. An area that
-   * names another store belongs to a guest whose pages are elsewhere or gone: then nothing is known,
-   * and reads must not say zeros. Throws RequestError; `kickFd` is then closed.
-   */
+  /** A ring is about to start. Throws RequestError; `kickFd` is then closed. */
   #meet(kickFd: number | undefined): void {
-    const { header } = this.store.mapped;
-    const tracked = this.#inflight;
-    const named = tracked === undefined ? undefined : markedStore(tracked.inflight, tracked.fd);
-    if (named === undefined) {
-      const last = header.frontEnd;
-      const isNew = last !== undefined && !isSameProcess(last, this.#frontEnd);
-      if (isNew && this.#onNewGuest === 'empty') this.#forget(kickFd, false);
-    } else if (Buffer.compare(named, header.uuid) !== 0) {
-      this.#report('error', 'this guest had its pages in another store: they read as errors here');
-      this.#forget(kickFd, true);
-    }
-    header.frontEnd = this.#frontEnd ?? UNKNOWN_PROCESS;
-    if (tracked !== undefined) markStore(tracked.inflight, tracked.fd, header.uuid);
-    this.#hasMet = true;
-  }
-
-  #forget(kickFd: number | undefined, isLost: boolean): void {
-    if (this.#backing !== undefined && !this.#backing.store.settle(SETTLE_MILLIS)) {
+    try {
+      this.#owner.meet(this.#frontEnd, this.#inflight);
+      this.#hasMet = true;
+    } catch (error) {
       if (kickFd !== undefined) closeFd(kickFd);
-      throw new RequestError('SET_VRING_KICK: I/O for the last guest has not ended yet');
+      throw error;
     }
-    this.store.reset(this.#headerSlots, isLost);
-    this.#writeHeader();
-    if (!isLost) this.#report('info', 'a new front end: what the last one left was emptied');
   }
 
   #dropRegions(): void {

@@ -1,0 +1,99 @@
+/**
+ * Whose pages a device's store holds, and what becomes of them when another guest comes, when nobody
+ * can come back, or when they are freed by order. Who is connected is block-device.ts's to know.
+ */
+
+import { RefusedError } from '../base/errors.ts';
+import { PAGE_BYTES } from '../base/units.ts';
+import type { PageStore } from '../store/page-store.ts';
+import { clearEvents } from '../store/statistics.ts';
+import { type ProcessIdentity, UNKNOWN_PROCESS } from '../store/store-header.ts';
+import { RequestError } from '../vhost-user-ts/index.ts';
+import type { Backing } from './backing.ts';
+import type { BlockDeviceOptions, TrackedInflight } from './block-device.ts';
+import { writeSwapHeader } from './device-store.ts';
+import { hasEnded, isSameProcess } from './front-end-process.ts';
+import { markedStore, markStore } from './inflight-area.ts';
+import type { Report } from './queue-set.ts';
+
+/** How long a new guest may wait for the last one's I/O. */
+const SETTLE_MILLIS = 5000;
+
+export class PageOwner {
+  readonly #options: BlockDeviceOptions;
+  readonly #store: PageStore;
+  readonly #backing: Backing | undefined;
+  readonly #report: Report;
+
+  constructor(
+    options: BlockDeviceOptions,
+    store: PageStore,
+    backing: Backing | undefined,
+    report: Report,
+  ) {
+    this.#options = options;
+    this.#store = store;
+    this.#backing = backing;
+    this.#report = report;
+  }
+
+  /**
+   * A ring is about to start: what may this guest read? What the store holds if it is that guest's:
+   * its in-flight area says so, or the front end is the process that it served last. An area that
+   * names another store belongs to a guest whose pages are elsewhere or gone: then nothing is known,
+   * and reads must not say zeros. Throws RequestError.
+   */
+  meet(frontEnd: ProcessIdentity | undefined, tracked: TrackedInflight | undefined): void {
+    const { header } = this.#store.mapped;
+    const named = tracked === undefined ? undefined : markedStore(tracked.inflight, tracked.fd);
+    if (named === undefined) {
+      const last = header.frontEnd;
+      const isNew = last !== undefined && !isSameProcess(last, frontEnd);
+      if (isNew && this.#options.onNewGuest !== 'keep') this.#forget(false);
+    } else if (Buffer.compare(named, header.uuid) !== 0) {
+      this.#report('error', 'this guest had its pages in another store: they read as errors here');
+      this.#forget(true);
+    }
+    header.frontEnd = frontEnd ?? UNKNOWN_PROCESS;
+    if (tracked !== undefined) markStore(tracked.inflight, tracked.fd, header.uuid);
+  }
+
+  #forget(isLost: boolean): void {
+    if (!this.settle()) {
+      throw new RequestError('SET_VRING_KICK: I/O for the last guest has not ended yet');
+    }
+    this.#empty(isLost);
+    if (!isLost) this.#report('info', 'a new front end: what the last one left was emptied');
+  }
+
+  /** Frees all pages by order: the disk is as new, of the size that it has. Throws RefusedError. */
+  reset(): void {
+    this.mustSettle();
+    clearEvents(this.#store.mapped);
+    this.#empty(false);
+    this.#report('info', 'reset: all pages were freed');
+  }
+
+  #empty(isLost: boolean): void {
+    this.#store.reset(this.#options.guestPageBytes / PAGE_BYTES, isLost);
+    writeSwapHeader(this.#store, this.#options);
+  }
+
+  /** Whether I/O of the backing swap has come to its end; waits for it. */
+  settle(): boolean {
+    return this.#backing === undefined || this.#backing.store.settle(SETTLE_MILLIS);
+  }
+
+  /** Throws RefusedError where it has not. */
+  mustSettle(): void {
+    if (this.settle()) return;
+    const { name } = this.#options;
+    throw new RefusedError(`${name}: I/O on the backing swap does not come to its end`);
+  }
+
+  /** Whether somebody who is not here may come back for them: who was served last, or anybody. */
+  get mayComeBack(): boolean {
+    const last = this.#store.mapped.header.frontEnd;
+    return last !== undefined && (this.#options.onNewGuest === 'keep' || !hasEnded(last));
+  }
+}

@@ -206,7 +206,8 @@ describe.skipIf(!isBuilt)('the daemon', () => {
     const place = makePlace('a path');
     const daemon = await Daemon.start([], { NOTIFY_SOCKET: place.path });
     cleanUps.push(() => daemon.stop());
-    expect(place.receive(5000)).toEqual({ text: 'READY=1\nSTATUS=ramzswap0: 64 MiB', fds: [] });
+    const text = `READY=1\nMAINPID=${daemon.pid}\nSTATUS=ramzswap0: 64 MiB`;
+    expect(place.receive(5000)).toEqual({ text, fds: [] });
     daemon.child.kill('SIGTERM');
     expect(place.receive(5000)).toEqual({ text: 'STOPPING=1', fds: [] });
     expect((await daemon.child).exitCode).toBe(0);

@@ -3,9 +3,13 @@
 import { execa } from 'execa';
 import { afterEach, describe, expect, it } from 'vitest';
 import { ControlClient } from '../../src/control/client.ts';
+import { makeInflightArea } from '../../src/device/inflight-area.ts';
+import { closeFd } from '../../src/native/fd.ts';
 import { readStatistics, type Statistics } from '../../src/store/statistics.ts';
+import { encodeInflight, VHOST_USER } from '../../src/vhost-user-ts/index.ts';
 import { VIRTIO_F_VERSION_1 } from '../../src/virtio/features.ts';
 import { BLOCK_FEATURES } from '../../src/virtio-blk/config-space.ts';
+import { VIRTIO_BLK_S_IOERR } from '../../src/virtio-blk/protocol.ts';
 import { AttachedDriver, Daemon, isBuilt, RZSCONTROL, until } from '../driver/daemon.ts';
 import type { GuestDriver } from '../driver/guest-driver.ts';
 import { LocalDevice } from '../driver/local-device.ts';
@@ -93,6 +97,34 @@ describe('a device in this thread', () => {
     ]);
     expect(data.slice(1036, 1052)).not.toEqual(header.slice(1036, 1052));
     expect(device.store.mapped.header.frontEnd).toBeDefined();
+  });
+
+  it('reads as errors, not zeros, for a guest that was paused and goes on with its in-flight area', () => {
+    const local = new LocalDevice();
+    cleanUps.push(() => local.close());
+    const { frontEnd, device } = local;
+    local.negotiate(BLOCK_FEATURES | VIRTIO_F_VERSION_1);
+    const { inflight, fd } = makeInflightArea(1, 16);
+    const giveArea = () =>
+      frontEnd.order(VHOST_USER.SET_INFLIGHT_FD, encodeInflight(inflight), [fd]);
+    giveArea();
+    frontEnd.setMemoryTable(local.ram);
+    const driver = local.makeRing();
+    const start = (base?: number) => {
+      const fds = { kick: local.eventFd(), call: local.eventFd() };
+      frontEnd.startRing(0, driver.ring, fds, base);
+      frontEnd.setEnabled(0, true);
+    };
+    start();
+    run(local, driver, write(5, noise(5)));
+    const base = frontEnd.getBase(0);
+    device.reset();
+    giveArea();
+    start(base);
+    expect(run(local, driver, read(5, 1)).status).toBe(VIRTIO_BLK_S_IOERR);
+    run(local, driver, write(5, noise(6)));
+    expect(run(local, driver, read(5, 1))).toMatchObject({ status: 0, data: noise(6) });
+    closeFd(fd);
   });
 });
 

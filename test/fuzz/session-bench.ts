@@ -173,6 +173,7 @@ export class SessionBench {
   /** No session is left: as many descriptors as before there was any. */
   checkDescriptors(): void {
     const millis = waitUntil(() => openFdsOf(this.pid) === this.#fds);
+    this.checkAlive();
     const more = () => openFdsOf(this.pid) - this.#fds;
     check(millis !== undefined, () => `${more()} descriptors leak: ${this.#openFiles()}`);
   }

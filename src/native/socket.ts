@@ -186,6 +186,11 @@ function removeStaleSocket(path: string): void {
   );
 }
 
+/** Of a socket that another process has listened on: those who connect see this one from now on. */
+export function listenAgain(fd: number): void {
+  checked('listen', () => c.listen(fd, BACKLOG), `fd ${fd}`);
+}
+
 /** Accepts one connection: its fd, or the negated errno (-EAGAIN when there is none). */
 export function acceptConnection(listenFd: number): number {
   for (;;) {

@@ -30,6 +30,8 @@ const ECONNRESET = 104;
 /** A connection on its way to another process: its socket, and what of a message has come already. */
 export interface ConnectionState {
   readonly fd: number;
+  /** The process that its other end, seen from there, is connected to. */
+  readonly process: number;
   /** Bytes of a message whose rest has not come. */
   readonly bytes: Uint8Array;
   readonly fds: readonly number[];
@@ -37,6 +39,7 @@ export interface ConnectionState {
 
 export class Connection {
   readonly fd: number;
+  readonly #process: number;
   readonly #bytes = new Uint8Array(new ArrayBuffer(HEADER.BYTES + PAYLOAD_BYTES_MAX));
   readonly #view = new DataView(this.#bytes.buffer);
   #received = 0;
@@ -47,20 +50,27 @@ export class Connection {
   #checkedFds = 0;
 
   /** Takes ownership of a connected, non-blocking socket. */
-  constructor(fd: number) {
+  constructor(fd: number, self = process.pid) {
     this.fd = fd;
+    this.#process = self;
   }
 
   /** For another process, or another object, to go on with: this one is not to be used any more. */
   get state(): ConnectionState {
-    return { fd: this.fd, bytes: this.#bytes.slice(0, this.#received), fds: this.#fds };
+    const bytes = this.#bytes.slice(0, this.#received);
+    return { fd: this.fd, process: this.#process, bytes, fds: this.#fds };
   }
 
   /** Goes on with what another has begun; owns its descriptors. Throws ProtocolError. */
-  static resume({ fd, bytes, fds }: ConnectionState): Connection {
-    const connection = new Connection(fd);
+  static resume({ fd, process: self, bytes, fds }: ConnectionState): Connection {
+    const connection = new Connection(fd, self);
     connection.#fds = [...fds];
-    if (bytes.length > connection.#bytes.length) throw new ProtocolError('resumed: too long');
+    const most = connection.#bytes.length;
+    if (bytes.length > most) {
+      throw new ProtocolError(
+        `resumed message: expected ${most} bytes at most, got ${bytes.length}`,
+      );
+    }
     connection.#bytes.set(bytes);
     connection.#received = bytes.length;
     if (bytes.length > HEADER.BYTES) connection.#expectBody();
@@ -114,12 +124,13 @@ export class Connection {
 
   /**
    * The peer's own end of this connection, kept here, would keep the connection for ever: nobody
-   * could close it. It is a socket whose other end is this process, where ours is another's.
+   * could close it. It is a socket whose other end is this process (or the one that began the
+   * connection), where ours is another's.
    */
   #refuseOwnSocket(): void {
     for (; this.#checkedFds < this.#fds.length; this.#checkedFds++) {
       const fd = this.#fds[this.#checkedFds]!;
-      if (!isPeerProcess(fd, process.pid) || isPeerProcess(this.fd, process.pid)) continue;
+      if (!isPeerProcess(fd, this.#process) || isPeerProcess(this.fd, this.#process)) continue;
       throw new ProtocolError("message: expected another descriptor than the peer's own socket");
     }
   }

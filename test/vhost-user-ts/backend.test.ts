@@ -556,3 +556,41 @@ it('half a message does not hold up the session', () => {
   frontEnd.sendRaw(bytes.subarray(7));
   expect(frontEnd.getBase(1)).toBe(1001);
 });
+
+describe('a session that another process goes on with', () => {
+  it('answers as was negotiated, on the same connection and channel', () => {
+    withReplyAck(PROTOCOL_FEATURES);
+    const [channel, ownChannel] = socketPair();
+    ownFds.push(channel);
+    plain(VHOST_USER.SET_BACKEND_REQ_FD, none, [ownChannel]);
+    closeFd(ownChannel);
+    const { state } = session;
+    session = new BackendSession(state, handler);
+    frontEnd.order(VHOST_USER.SET_VRING_NUM, encodeVringState({ index: 1, num: 8 }));
+    expect(handler.calls).toEqual([['num', 1, 8]]);
+    expect(session.sendConfigChange()).toBe(true);
+    expect(new Connection(channel).receive()).toMatchObject({ request: 2 });
+  });
+
+  it('without protocol features asks for none, and answers where a reply is wanted', () => {
+    session = new BackendSession(session.state, handler);
+    expect(session.state).toMatchObject({ protocolFeatures: undefined, backendChannel: undefined });
+    expect(session.sendConfigChange()).toBe(false);
+    frontEnd.protocolFeatures = VHOST_USER_PROTOCOL_F.REPLY_ACK;
+    frontEnd.order(VHOST_USER.SET_VRING_NUM, encodeVringState({ index: 0, num: 16 }));
+    expect(handler.calls).toEqual([['num', 0, 16]]);
+  });
+
+  it('that did not acknowledge REPLY_ACK gets no replies', () => {
+    withReplyAck(PROTOCOL_FEATURES & ~VHOST_USER_PROTOCOL_F.REPLY_ACK);
+    session = new BackendSession(session.state, handler);
+    frontEnd.send(
+      VHOST_USER.SET_VRING_NUM,
+      encodeVringState({ index: 0, num: 16 }),
+      [],
+      FLAG_NEED_REPLY,
+    );
+    session.poll();
+    expect(frontEnd.getBase(0), 'the only answer').toBe(1000);
+  });
+});

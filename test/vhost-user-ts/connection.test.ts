@@ -155,3 +155,49 @@ describe('send', () => {
     expect(fill).toThrow(/GET_CONFIG: send: (EAGAIN|EWOULDBLOCK)/);
   });
 });
+
+describe('a connection that another process goes on with', () => {
+  /** The same socket, as an object of its own; the first is forgotten. */
+  function resume(): void {
+    connection = Connection.resume(connection.state);
+  }
+
+  it('gives each message once, wherever its bytes were cut', () => {
+    const bytes = encodeMessage(8, 0, encodeU64(0x1122334455667788n));
+    for (let cut = 0; cut <= bytes.length; cut++) {
+      if (cut > 0) send(bytes.slice(0, cut));
+      if (cut < bytes.length) {
+        expect(connection.receive(), `${cut} bytes`).toBeUndefined();
+        resume();
+        send(bytes.slice(cut));
+      } else resume();
+      expect(received().payload).toEqual(encodeU64(0x1122334455667788n));
+      expect(connection.receive()).toBeUndefined();
+    }
+  });
+
+  it('a header without a payload is a message', () => {
+    resume();
+    send(encodeMessage(1, 0, new Uint8Array(0)));
+    resume();
+    expect(received().request).toBe(1);
+  });
+
+  it('keeps the descriptors of a message of which half has come', () => {
+    const fds = [createEventFd(), createEventFd()];
+    const bytes = encodeMessage(5, 0, new Uint8Array(40));
+    send(bytes.slice(0, 14), fds);
+    for (const fd of fds) closeFd(fd);
+    expect(connection.receive()).toBeUndefined();
+    resume();
+    send(bytes.slice(14));
+    const message = received();
+    expect(message.fds).toHaveLength(2);
+    for (const fd of message.fds) closeFd(fd);
+  });
+
+  it('refuses what is longer than any message', () => {
+    const bytes = new Uint8Array(1 << 16);
+    expect(() => Connection.resume({ ...connection.state, bytes })).toThrow(ProtocolError);
+  });
+});

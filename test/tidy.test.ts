@@ -64,6 +64,8 @@ const TESTED_ELSEWHERE: Record<string, string> = {
   'control/paths.ts': 'device/daemon.test.ts',
   'control/server.ts': 'device/daemon.test.ts',
   'control/version.ts': 'device/daemon.test.ts',
+  'control/take-over.ts': 'device/take-over.test.ts',
+  'device/device-store.ts': 'device/taken-over.test.ts',
   'device/endpoint.ts': 'device/daemon.test.ts',
   'device/orders.ts': 'types only',
   'device/page-owner.ts': 'device/keeping.test.ts',

@@ -9,6 +9,7 @@
  *          → what is kept of the store removed, if nobody can come back for it → the process ends
  */
 
+import { resolve } from 'node:path';
 import { type Logger, pino } from 'pino';
 import type { Faults } from '../backing/fault-io.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
@@ -25,7 +26,7 @@ import {
   openListeningSocket,
 } from '../device/endpoint.ts';
 import { FdStore } from '../device/fd-store.ts';
-import { HANDOVER_VERSION } from '../device/handover.ts';
+import { type DeviceState, HANDOVER_VERSION } from '../device/handover.ts';
 import { ReactorThread } from '../device/reactor-thread.ts';
 import { ServiceManager } from '../device/service-manager.ts';
 import { removeStoreFiles } from '../store/store-files.ts';
@@ -80,6 +81,10 @@ class Daemon {
   #thread: ReactorThread | undefined;
   #device: BlockDeviceOptions | undefined;
   #isConnected = false;
+  /** Where front ends connect; undefined: one is there, and when it leaves this process ends. */
+  #listening: { readonly fd: number; readonly path: string | undefined } | undefined;
+  /** Another process is about to have the device, or not. */
+  #handingOver: Promise<unknown> | undefined;
 
   constructor(options: DaemonOptions, log: Logger) {
     this.#options = options;
@@ -101,8 +106,14 @@ class Daemon {
   }
 
   stop(why: string): void {
+    void this.#stop(why);
+  }
+
+  async #stop(why: string): Promise<void> {
+    // An end in the middle of it would leave the device to the other process, with no socket.
+    await this.#handingOver;
     this.#tell('STOPPING=1');
-    void this.#end(why);
+    await this.#end(why);
   }
 
   async #end(why: string): Promise<void> {
@@ -155,10 +166,14 @@ class Daemon {
     if ('path' in socket) {
       const listening = openListeningSocket(socket.path, frontEndAccess(socket.group));
       this.#sockets.push(listening);
-      thread.order({ kind: 'listen', device, fd: listening.fd });
+      this.#listening = { fd: listening.fd, path: resolve(socket.path) };
+    } else if (isListening(socket.fd)) {
+      this.#listening = { fd: socket.fd, path: undefined };
     } else {
-      thread.order({ kind: isListening(socket.fd) ? 'listen' : 'adopt', device, fd: socket.fd });
+      thread.order({ kind: 'adopt', device, fd: socket.fd });
     }
+    if (this.#listening === undefined) return;
+    thread.order({ kind: 'listen', device, fd: this.#listening.fd });
   }
 
   #openControl(thread: ReactorThread, device: BlockDeviceOptions): void {
@@ -175,51 +190,50 @@ class Daemon {
   }
 
   #serveControl(controlFd: number, thread: ReactorThread, device: BlockDeviceOptions): void {
-    const handOver = (path: string) => {
-      this.#log.info('another process takes over');
-      const { socket } = this.#options;
-      const isPath = 'path' in socket;
-      const own = isPath ? this.#sockets.find(({ path: at }) => at === socket.path)?.fd : socket.fd;
-      const listenFd = own !== undefined && isListening(own) ? own : undefined;
-      const sockets = { controlFd, listenFd };
-      const order = { kind: 'handOver', device: device.name, path, sockets } as const;
-      return thread.handOver(order).catch((error: Error) => {
-        this.#log.warn(`not taken over: ${error.message}; this process serves on`);
-        throw error;
-      });
-    };
+    const handOver = (path: string) => this.#handOver(path, controlFd, thread, device.name);
     serveControl(
       controlFd,
       methods(thread, device, () => this.#isConnected, handOver),
     );
   }
 
+  /** Ends this process when the one that listens at `path` has the device; else rejects. */
+  async #handOver(
+    path: string,
+    controlFd: number,
+    thread: ReactorThread,
+    device: string,
+  ): Promise<never> {
+    if (this.#handingOver !== undefined) {
+      throw new RefusedError('another process is taking over already');
+    }
+    this.#log.info('another process takes over');
+    const { fd: listenFd, path: listenPath } = this.#listening ?? {};
+    const sockets = { controlFd, listenFd, listenPath };
+    const managerPath = this.#manager.path;
+    const done = thread.handOver({ kind: 'handOver', device, path, sockets, managerPath });
+    this.#handingOver = done.catch(() => {});
+    try {
+      return await done;
+    } catch (error) {
+      this.#log.warn(`not taken over: ${(error as Error).message}; this process serves on`);
+      throw error;
+    } finally {
+      this.#handingOver = undefined;
+    }
+  }
+
   /** Everything of another daemon: it pauses, and goes on if this one cannot. */
   async #takeOver(): Promise<BlockDeviceOptions> {
-    const { controlPath, socket, queueThreads } = this.#options;
+    const { controlPath, queueThreads } = this.#options;
     const thread = this.#startThread(queueThreads);
     try {
       // The guest waits from here to the end: what can be done before is done.
       await thread.warmUp();
       const taking = await TakeOver.begin(controlPath);
-      const { state } = taking;
-      if (this.#options.usesFdStore === true && state.files.isInFdStore !== true) {
-        throw new RefusedError('take-over: --fdstore: expected a daemon that was started with it');
-      }
-      const device = takenOverOptions(this.#options, state);
-      await thread.open(device);
-      taking.commit();
-      this.#device = device;
-      const { listenFd, controlFd } = state;
-      if (listenFd !== undefined && 'path' in socket) {
-        this.#sockets.push(listeningSocket(listenFd, socket.path));
-      }
-      thread.order({ kind: 'resume', device: device.name, listenFd });
-      if (controlFd !== undefined) {
-        this.#sockets.push(listeningSocket(controlFd, controlPath));
-        this.#serveControl(controlFd, thread, device);
-      }
-      this.#log.info(`taken over from process ${state.process}`);
+      const device = await this.#prepare(taking, thread);
+      await taking.commit();
+      this.#goOn(taking.state, thread, device);
       return device;
     } catch (error) {
       await thread.stop(STOP_MILLIS_MAX);
@@ -227,14 +241,51 @@ class Daemon {
     }
   }
 
-  #startThread(queueThreads = 1): ReactorThread {
+  /** Makes the device as far as the old process can still have it back. */
+  async #prepare(taking: TakeOver, thread: ReactorThread): Promise<BlockDeviceOptions> {
     const { socket } = this.#options;
-    const isInherited = 'fd' in socket && !isListening(socket.fd);
+    const { listenPath } = taking.state;
+    try {
+      if ('path' in socket && listenPath !== undefined && resolve(socket.path) !== listenPath) {
+        const paths = `expected ${listenPath}, got ${socket.path}`;
+        throw new RefusedError(`take-over: socket-path: ${paths}`);
+      }
+      if (this.#options.usesFdStore === true && taking.state.files.isInFdStore !== true) {
+        throw new RefusedError('take-over: --fdstore: expected a daemon that was started with it');
+      }
+      const device = takenOverOptions(this.#options, taking.state);
+      await thread.open(device);
+      return device;
+    } catch (error) {
+      // First of all the guest is served again.
+      taking.giveUp();
+      throw error;
+    }
+  }
+
+  /** The device is this process's. */
+  #goOn(state: DeviceState, thread: ReactorThread, device: BlockDeviceOptions): void {
+    const { listenFd, listenPath, controlFd } = state;
+    this.#device = device;
+    thread.order({ kind: 'resume', device: device.name, listenFd });
+    if (listenFd !== undefined) this.#listening = { fd: listenFd, path: listenPath };
+    if (listenFd !== undefined && listenPath !== undefined) {
+      this.#sockets.push(listeningSocket(listenFd, listenPath));
+    }
+    if (controlFd !== undefined) {
+      this.#sockets.push(listeningSocket(controlFd, this.#options.controlPath));
+      this.#serveControl(controlFd, thread, device);
+    }
+  }
+
+  #startThread(queueThreads = 1): ReactorThread {
     this.#thread = new ReactorThread(queueThreads - 1, {
       log: ({ device: name, level, message }) => this.#log[level]({ device: name }, message),
       connection: (_, isNow) => {
         this.#isConnected = isNow;
-        if (!isNow && isInherited) this.stop('the inherited connection has ended');
+        if (!isNow && this.#listening === undefined) {
+          this.stop('the inherited connection has ended');
+        }
       },
     });
     return this.#thread;

@@ -3,11 +3,13 @@
  * receives it on a socket of its own, and has it when the old one says so (device/handover.ts).
  */
 
+import { dirname, join } from 'node:path';
 import { RefusedError } from '../base/errors.ts';
 import {
   acceptConnection,
   CONTROL_ACCESS,
   closeFd,
+  type ListeningSocket,
   openListeningSocket,
 } from '../device/endpoint.ts';
 import {
@@ -15,8 +17,9 @@ import {
   decodeState,
   HANDOVER_MILLIS_MAX,
   HANDOVER_VERSION,
+  handoverDeadline,
+  receivedWord,
   receiveState,
-  receivesWord,
   sendWord,
   TAKEN,
   YOURS,
@@ -38,30 +41,66 @@ export class TakeOver {
   /** The daemon at `controlPath` has paused, and this is its device. Throws RefusedError. */
   static async begin(controlPath: string): Promise<TakeOver> {
     const client = await ControlClient.connect(controlPath);
-    const path = `${controlPath}.${process.pid}`;
-    const listening = openListeningSocket(path, CONTROL_ACCESS);
+    // Short: a path that fits a socket may not fit with something behind it.
+    const path = join(dirname(controlPath), `.rz${process.pid}`);
     try {
-      const [{ device }] = await client.call<[DeviceStatus]>('devices');
-      const refusal = { reason: undefined as Error | undefined };
-      client.call('handOver', { device, path, version: HANDOVER_VERSION }).catch((error: Error) => {
-        refusal.reason = error;
-      });
-      const socket = await accepted(listening.fd, refusal);
-      const { text, fds } = receiveState(socket);
-      return new TakeOver(socket, decodeState(text, fds));
+      const listening = openListeningSocket(path, CONTROL_ACCESS);
+      try {
+        return await TakeOver.#receive(client, listening);
+      } finally {
+        listening.remove();
+        closeFd(listening.fd);
+      }
     } finally {
-      listening.remove();
-      closeFd(listening.fd);
       client.close();
     }
   }
 
-  /** Everything is in place: it is this process's, and the old one ends. Throws RefusedError. */
-  commit(): void {
-    sendWord(this.#socket, TAKEN);
-    const isOurs = receivesWord(this.#socket, YOURS);
+  static async #receive(client: ControlClient, { fd, path }: ListeningSocket): Promise<TakeOver> {
+    const [{ device }] = await client.call<[DeviceStatus]>('devices');
+    const refusal = { reason: undefined as Error | undefined };
+    client.call('handOver', { device, path, version: HANDOVER_VERSION }).catch((error: Error) => {
+      refusal.reason = error;
+    });
+    const socket = await accepted(fd, refusal);
+    try {
+      const { text, fds } = receiveState(socket, handoverDeadline());
+      return new TakeOver(socket, decodeState(text, fds));
+    } catch (error) {
+      closeFd(socket);
+      throw error;
+    }
+  }
+
+  /**
+   * Everything is in place. Resolves when it is this process's: the old one has said so, or has ended.
+   * Throws RefusedError when the old one has gone on.
+   */
+  async commit(): Promise<void> {
+    // Where it cannot be said, the old one is gone, and has perhaps said why.
+    try {
+      sendWord(this.#socket, TAKEN, handoverDeadline());
+    } catch (error) {
+      if (!(error instanceof RefusedError)) throw error;
+    }
+    const word = await answered(this.#socket);
     closeFd(this.#socket);
-    if (!isOurs) throw new RefusedError('take-over: the old process has gone on by itself');
+    if (word === YOURS || word === 'gone') return;
+    throw new RefusedError('take-over: the old process has gone on by itself');
+  }
+
+  /** This process cannot: the old one goes on at once. */
+  giveUp(): void {
+    closeFd(this.#socket);
+  }
+}
+
+/** However long it takes: the old process may have given everything away, and be stopped. */
+async function answered(socket: number): Promise<number | 'gone'> {
+  for (;;) {
+    const word = receivedWord(socket);
+    if (word !== undefined) return word;
+    await new Promise((resolve) => setTimeout(resolve, 1));
   }
 }
 

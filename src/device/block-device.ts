@@ -11,6 +11,7 @@ import { assert } from '../base/assert.ts';
 import { RefusedError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { isSameRegion, REGIONS_MAX } from '../memory/guest-memory.ts';
+import { monotonicMicros } from '../native/clock.ts';
 import { closeFd, duplicateFd, isShrinkSealed } from '../native/fd.ts';
 import { isPeerGone } from '../native/socket.ts';
 import type { PageStore } from '../store/page-store.ts';
@@ -38,12 +39,12 @@ import { BLOCK_FEATURES, BlockConfig } from '../virtio-blk/config-space.ts';
 import { REQUESTS } from '../virtio-blk/page-device.ts';
 import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../virtio-blk/protocol.ts';
 import { type Backing, type BackingOptions, makeBacking } from './backing.ts';
-import { openStore } from './device-store.ts';
+import { goOnWithStore, openStore } from './device-store.ts';
 import { SessionLog } from './dirty-log.ts';
 import { frontEndOf, type NewGuestPolicy } from './front-end-process.ts';
-import { type DeviceState, HANDOVER_VERSION, type SessionDeviceState } from './handover.ts';
+import { type DeviceState, heldState, type SessionDeviceState } from './handover.ts';
 import { checkInflightArea, makeInflightArea } from './inflight-area.ts';
-import type { QueueCall } from './orders.ts';
+import type { HandedOverSockets, QueueCall } from './orders.ts';
 import { PageOwner } from './page-owner.ts';
 import { type DeviceQueues, QueueSet, type Report } from './queue-set.ts';
 import { RemoteQueues } from './remote-queues.ts';
@@ -68,6 +69,9 @@ export interface TrackedInflight {
 }
 
 const NO_FEATURES: RingFeatures = { eventIdx: false, indirect: false };
+
+/** How long a guest may wait for I/O before its device is handed over: else it is not, now. */
+const PAUSE_SETTLE_MILLIS = 1000;
 
 export interface BlockDeviceOptions {
   /** Also the virtio-blk serial (GET_ID) and the label of the swap area. */
@@ -130,6 +134,8 @@ export class BlockDevice implements BackendHandler {
   /** The front end's process, and whether a ring was started for what it runs. */
   #frontEnd: ProcessIdentity | undefined;
   #hasMet = false;
+  /** From a process that may yet go on: nothing is changed before resume(). */
+  #isTakenOver: boolean;
   readonly #owner: PageOwner;
   /** As the front end has described them: for another process, should one take over. */
   #regions: { readonly region: MemoryRegion; readonly fd: number }[] = [];
@@ -157,6 +163,7 @@ export class BlockDevice implements BackendHandler {
     );
     assert(queueThreads <= threads.length + 1, 'the reactor has the threads that its devices want');
     this.store = openStore(options, report);
+    this.#isTakenOver = options.takenOver !== undefined;
     this.#config = new BlockConfig(this.store.slots, options.numQueues, logicalBlockBytes);
     this.store.onTrouble = (what) => report('error', what);
     if (backing !== undefined) {
@@ -263,30 +270,19 @@ export class BlockDevice implements BackendHandler {
    * the descriptors still this one's. Then resume(), or the end of the process. Throws RefusedError
    * when it cannot be now; nothing is paused then.
    */
-  pause(sockets: Pick<DeviceState, 'listenFd' | 'controlFd'>): DeviceState {
-    const rings = this.#sets.flatMap((set) => set.pause());
+  pause(sockets: HandedOverSockets): DeviceState {
+    const pausedMicros = monotonicMicros();
     try {
-      this.#owner.mustSettle();
+      const rings = this.#sets.flatMap((set) => set.pause());
+      this.#owner.mustSettle(PAUSE_SETTLE_MILLIS);
+      this.store.mapped.header.close();
+      const { shared } = this.store.mapped;
+      const held = heldState(this.#options, shared, this.#backing?.store.memlimitBytes);
+      return { ...held, ...sockets, pausedMicros, session: this.#sessionState(rings) };
     } catch (error) {
       this.resume();
       throw error;
     }
-    const { store } = this;
-    store.mapped.header.close();
-    const { fd, arenaFd } = store.mapped.shared;
-    const { backing } = this.#options;
-    return {
-      version: HANDOVER_VERSION,
-      process: process.pid,
-      ...identityOf(this.#options),
-      files: { ...this.#options.files, fd, arenaFd, isKept: true },
-      backing:
-        backing === undefined
-          ? undefined
-          : { ...backing, memlimitBytes: this.#backing!.store.memlimitBytes },
-      ...sockets,
-      session: this.#sessionState(rings),
-    };
   }
 
   #sessionState(rings: readonly RingState[]): SessionDeviceState | undefined {
@@ -299,16 +295,25 @@ export class BlockDevice implements BackendHandler {
       isLegacy: this.#isLegacy,
       isWriteback: this.#config.isWriteback,
       isConfigNews: this.#isConfigNews,
+      hasMet: this.#hasMet,
       regions: this.#regions,
       inflight: this.#inflight,
       rings,
     };
   }
 
-  /** Serves on after pause(). */
+  /** Serves on after pause(), of this process or of the one that was taken over from. */
   resume(): void {
-    this.store.mapped.header.open(this.#options.queueThreads ?? 1);
+    const isFirst = this.#isTakenOver;
+    if (isFirst) goOnWithStore(this.store, this.#options, this.#report);
+    else this.store.mapped.header.open(this.#options.queueThreads ?? 1);
+    this.#isTakenOver = false;
     for (const set of this.#sets) set.resume();
+    this.#tellOfConfig();
+    if (!isFirst) return;
+    const { process: from, pausedMicros } = this.#options.takenOver!;
+    const millis = (((monotonicMicros() - pausedMicros) | 0) / 1000).toFixed(1);
+    this.#report('info', `taken over from process ${from}: the guest waited ${millis} ms`);
   }
 
   /** What a session of another process was; it is paused until resume(). */
@@ -330,11 +335,10 @@ export class BlockDevice implements BackendHandler {
       for (const set of this.#sets) set.setInflight(inflight, fd);
       this.#inflight = state.inflight;
     }
-    // What it was met as stands in the store.
-    this.#hasMet = state.rings.some((ring) => ring.isStarted);
+    this.#hasMet = state.hasMet;
     this.#sets.forEach((set, i) => {
       const own = state.rings.filter(({ index }) => index % this.#sets.length === i);
-      set.restore(own, state.features);
+      set.restore(own);
     });
   }
 
@@ -350,7 +354,8 @@ export class BlockDevice implements BackendHandler {
 
   /** The process ends in order: the store is left as whoever finds it would make it. */
   close(): void {
-    this.store.mapped.header.close();
+    // Not of another process, which may have gone on.
+    if (!this.#isTakenOver) this.store.mapped.header.close();
   }
 
   // ── BackendHandler ────────────────────────────────────────────────────────────────────────────
@@ -373,13 +378,15 @@ export class BlockDevice implements BackendHandler {
   }
 
   setMemoryTable(regions: readonly MemoryRegion[], fds: readonly number[]): void {
+    // Refused or not, what was there before is gone.
+    this.#dropRegions();
     this.#inAll(
       (set) => set.setMemoryTable(regions, fds),
       (set) => set.setMemoryTable([], []),
     );
-    this.#dropRegions();
-    this.#regions = regions.map((region, i) => ({ region, fd: duplicateFd(fds[i]!) }));
-    for (const fd of fds) this.#warnOfShrinking('guest memory file', fd);
+    regions.forEach((region, i) => {
+      this.#keepRegion(region, fds[i]!);
+    });
   }
 
   addMemoryRegion(region: MemoryRegion, fd: number): void {
@@ -387,6 +394,10 @@ export class BlockDevice implements BackendHandler {
       (set) => set.addMemoryRegion(region, fd),
       (set) => set.removeMemoryRegion(region),
     );
+    this.#keepRegion(region, fd);
+  }
+
+  #keepRegion(region: MemoryRegion, fd: number): void {
     this.#regions.push({ region, fd: duplicateFd(fd) });
     this.#warnOfShrinking('guest memory file', fd);
   }
@@ -570,14 +581,4 @@ export class BlockDevice implements BackendHandler {
       `${what} is not sealed against shrinking: if it is truncated, this process ends`,
     );
   }
-}
-
-/** What a device must be for another process's to go on with it. */
-export function identityOf(
-  options: BlockDeviceOptions,
-): Pick<DeviceState, 'name' | 'slotsMax' | 'queueCount' | 'guestPageBytes' | 'logicalBlockBytes'> {
-  const { name, diskBytes, diskBytesMax = diskBytes, numQueues, guestPageBytes } = options;
-  const { logicalBlockBytes = PAGE_BYTES } = options;
-  const slotsMax = diskBytesMax / PAGE_BYTES;
-  return { name, slotsMax, queueCount: numQueues, guestPageBytes, logicalBlockBytes };
 }

@@ -8,7 +8,7 @@ import { makeSwapHeader, takeOverSwapHeader } from '../backing/swap-header.ts';
 import { RefusedError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { makeStore, mapStore } from '../store/mapped-store.ts';
-import { PageStore, type PageStoreOptions, storeShape } from '../store/page-store.ts';
+import { identityOf, PageStore, type PageStoreOptions, storeShape } from '../store/page-store.ts';
 import { COUNTER } from '../store/statistics.ts';
 import type { BlockDeviceOptions } from './block-device.ts';
 import type { Report } from './queue-set.ts';
@@ -18,7 +18,9 @@ export function openStore(options: BlockDeviceOptions, report: Report): PageStor
   const { files, takenOver } = options;
   const wanted = storeOptions(options);
   if (files !== undefined && takenOver !== undefined) {
-    return PageStore.takeOver(wanted, mapStore(storeShape(wanted), files));
+    const mapped = mapStore(storeShape(wanted), files);
+    mapped.header.check(identityOf(wanted), `take-over: store of process ${takenOver.process}`);
+    return PageStore.takeOver(wanted, mapped);
   }
   if (files?.isKept !== true) {
     const store = PageStore.make(wanted, makeStore(storeShape(wanted), files));
@@ -37,6 +39,13 @@ export function openStore(options: BlockDeviceOptions, report: Report): PageStor
   report('info', `store found, ${how}: ${held}, made whole in ${millis} ms`);
   if (damaged > 0) report('error', `store: ${damaged} pages are damaged, and lost`);
   return store;
+}
+
+/** The process that had the store until now is gone. Throws SystemError. */
+export function goOnWithStore(store: PageStore, options: BlockDeviceOptions, report: Report): void {
+  const hasWiped = options.takenOver?.wipesOnFree === true;
+  const { damaged } = store.goOn(storeOptions(options), hasWiped);
+  if (damaged > 0) report('error', `store: ${damaged} pages are damaged, and lost`);
 }
 
 function storeOptions(options: BlockDeviceOptions): PageStoreOptions {

@@ -43,15 +43,15 @@ export function openListeningSocket(path: string, access: SocketAccess): Listeni
   return listeningSocket(listenAs(path, access), path);
 }
 
-/** One that listens at `path` already, another process's until now. */
+/** One that listens at `path` already, another process's until now; its file may be gone. */
 export function listeningSocket(fd: number, path: string): ListeningSocket {
-  const { ino, dev } = lstatSync(path);
+  const own = lstatSync(path, { throwIfNoEntry: false });
   return {
     fd,
     path,
     remove() {
       const found = lstatSync(path, { throwIfNoEntry: false });
-      if (found?.ino === ino && found.dev === dev) unlinkSync(path);
+      if (own !== undefined && found?.ino === own.ino && found.dev === own.dev) unlinkSync(path);
     },
   };
 }

@@ -5,37 +5,46 @@
  *
  *   new: listens ──────────── asks, by the control socket, for the device
  *   old: pauses its rings ─── connects, sends state and descriptors
- *   new: maps everything ──── TAKEN          (or closes: the old one goes on)
- *   old: ─────────────────── YOURS, and ends (or closes, when it has gone on: the new one ends)
- *   new: serves
+ *   new: maps everything, changes nothing ─ TAKEN
+ *   old: ─────────────────── YOURS, and ends; or KEPT, when it goes on
+ *   new: serves, or ends
+ *
+ * One of them serves, whatever fails: the old one until it has said YOURS, and it says KEPT before it
+ * goes on. So an end of the stream without either is the old process's own end: what has been sent
+ * is then nobody's but the new one's. That waits for the answer for as long as the old one lives, for
+ * YOURS may be on its way.
  *
  * On the wire, in this machine's byte order: u32 bytes of the text, u32 number of descriptors; then as
  * many single bytes as it takes to bring the descriptors, some with each; then the text, JSON.
  *
- * Cold path: calls block, for a bounded time.
+ * Cold path: calls block, until a deadline.
  */
 
-import { RefusedError } from '../base/errors.ts';
+import { errnoText, RefusedError } from '../base/errors.ts';
+import { PAGE_BYTES } from '../base/units.ts';
 import type { GuestRegion } from '../memory/guest-memory.ts';
-import { sleepMillis } from '../native/clock.ts';
 import { closeFd } from '../native/fd.ts';
 import {
   FDS_PER_MESSAGE_MAX,
   receiveWithFds,
   sendWithFds,
   waitReadable,
+  waitWritable,
 } from '../native/socket.ts';
 import type { StoreFiles } from '../store/store-files.ts';
 import type { Inflight, SessionState } from '../vhost-user-ts/index.ts';
 import type { BackingOptions } from './backing.ts';
+import type { BlockDeviceOptions } from './block-device.ts';
 import type { LogState } from './dirty-log.ts';
 import type { RingFeatures, RingState } from './ring.ts';
 
 /** Of everything said here, and of what DeviceState means. */
-export const HANDOVER_VERSION = 2;
+export const HANDOVER_VERSION = 3;
+/** The guest waits no longer than this for a new process that hangs. */
 export const HANDOVER_MILLIS_MAX = 5000;
 export const TAKEN = 0x54;
 export const YOURS = 0x59;
+export const KEPT = 0x4b;
 
 const HEADER_BYTES = 8;
 const TEXT_BYTES_MAX = 2 ** 26;
@@ -43,11 +52,15 @@ const FDS_MAX = 4096;
 /** A socket takes so much whole or not at all. */
 const PIECE_BYTES = 4096;
 const EAGAIN = 11;
+const ECONNRESET = 104;
+const HANGS = `take-over: the other process hangs: nothing for ${HANDOVER_MILLIS_MAX} ms`;
 
 /** A device without its pages, which lie in the store's files: all that another process needs. */
 export interface DeviceState {
   readonly version: number;
   readonly process: number;
+  /** When its guest began to wait, by the clock that all processes share. */
+  readonly pausedMicros: number;
   /** What a guest or the store knows the device by: must be the same. */
   readonly name: string;
   readonly slotsMax: number;
@@ -55,8 +68,12 @@ export interface DeviceState {
   readonly guestPageBytes: number;
   readonly logicalBlockBytes: number;
   readonly files: StoreFiles;
+  /** Whether what was freed has been zeroed. */
+  readonly wipesOnFree: boolean;
   readonly backing: BackingOptions | undefined;
   readonly listenFd: number | undefined;
+  /** Where that listens, if at a path. */
+  readonly listenPath: string | undefined;
   readonly controlFd: number | undefined;
   readonly session: SessionDeviceState | undefined;
 }
@@ -71,9 +88,29 @@ export interface SessionDeviceState {
   readonly isLegacy: boolean;
   readonly isWriteback: boolean;
   readonly isConfigNews: boolean;
+  /** A ring was started for what the front end runs now: whose pages these are is settled. */
+  readonly hasMet: boolean;
   readonly regions: readonly { readonly region: GuestRegion; readonly fd: number }[];
   readonly inflight: { readonly inflight: Inflight; readonly fd: number } | undefined;
   readonly rings: readonly RingState[];
+}
+
+/** Of a device, whether or not a front end is there; descriptors stay the caller's. */
+export function heldState(
+  options: BlockDeviceOptions,
+  { fd, arenaFd }: Pick<StoreFiles, 'fd' | 'arenaFd'>,
+  memlimitBytes = 0,
+): Omit<DeviceState, 'pausedMicros' | 'session' | 'listenFd' | 'listenPath' | 'controlFd'> {
+  const { name, diskBytes, diskBytesMax = diskBytes, numQueues, guestPageBytes } = options;
+  const { logicalBlockBytes = PAGE_BYTES, backing, files, wipesOnFree = false } = options;
+  return {
+    ...{ version: HANDOVER_VERSION, process: process.pid, name, guestPageBytes, logicalBlockBytes },
+    slotsMax: diskBytesMax / PAGE_BYTES,
+    queueCount: numQueues,
+    files: { ...files, fd, arenaFd, isKept: true },
+    wipesOnFree,
+    backing: backing && { ...backing, memlimitBytes },
+  };
 }
 
 /** JSON, in which a descriptor (`fd`, `…Fd`, an element of `fds`) is its place in the list. */
@@ -89,32 +126,55 @@ export function encodeState(state: DeviceState): { text: string; fds: number[] }
   return { text, fds };
 }
 
-/** Throws RefusedError for a state of another version. */
+/** Throws RefusedError for what is no state, or one of another version. */
 export function decodeState(text: string, fds: readonly number[]): DeviceState {
-  const state = JSON.parse(text, (key, value: unknown) => {
-    if (isFdName(key) && typeof value === 'number') return fds[value];
-    if (key === 'fds') return (value as number[]).map((at) => fds[at]);
+  const fdAt = (place: number) => {
+    const fd = fds[place];
+    if (fd !== undefined) return fd;
+    throw new RefusedError(`take-over: expected ${fds.length} descriptors, got one at ${place}`);
+  };
+  const state = parsed(text, (key, value) => {
+    if (isFdName(key) && typeof value === 'number') return fdAt(value);
+    if (key === 'fds') return (value as number[]).map(fdAt);
     const { bigint, bytes } = (value ?? {}) as { bigint?: string; bytes?: string };
     if (typeof bigint === 'string') return BigInt(bigint);
     if (typeof bytes === 'string') return new Uint8Array(Buffer.from(bytes, 'base64'));
     return value;
-  }) as DeviceState;
-  if (state.version === HANDOVER_VERSION) return state;
-  throw new RefusedError(`take-over: expected version ${HANDOVER_VERSION}, got ${state.version}`);
+  });
+  const { version } = (state ?? {}) as { version?: unknown };
+  if (version === HANDOVER_VERSION) return state as DeviceState;
+  throw new RefusedError(`take-over: expected version ${HANDOVER_VERSION}, got ${version}`);
+}
+
+function parsed(text: string, revive: (key: string, value: unknown) => unknown): unknown {
+  try {
+    return JSON.parse(text, revive);
+  } catch (error) {
+    if (error instanceof RefusedError) throw error;
+    throw new RefusedError(`take-over: expected a device's state, got ${(error as Error).message}`);
+  }
 }
 
 function isFdName(key: string): boolean {
   return key === 'fd' || key.endsWith('Fd');
 }
 
+/** When to give up on the other process, if the guest is to wait no longer than it may. */
+export function handoverDeadline(): number {
+  return performance.now() + HANDOVER_MILLIS_MAX;
+}
+
 /** Sends a text and descriptors, which stay the caller's. Throws RefusedError. */
-export function sendState(socket: number, text: string, fds: readonly number[]): void {
+export function sendState(
+  socket: number,
+  { text, fds }: { readonly text: string; readonly fds: readonly number[] },
+  deadline: number,
+): void {
   const bytes = Buffer.from(text);
   const header = new Uint8Array(new ArrayBuffer(HEADER_BYTES));
   const view = new DataView(header.buffer);
   view.setUint32(0, bytes.length, true);
   view.setUint32(4, fds.length, true);
-  const deadline = performance.now() + HANDOVER_MILLIS_MAX;
   sendAll(socket, header, [], deadline);
   for (let at = 0; at < fds.length; at += FDS_PER_MESSAGE_MAX) {
     const some = fds.slice(at, at + FDS_PER_MESSAGE_MAX);
@@ -126,40 +186,58 @@ export function sendState(socket: number, text: string, fds: readonly number[]):
 }
 
 /** What sendState() has sent; the descriptors are the caller's. Throws RefusedError. */
-export function receiveState(socket: number): { text: string; fds: number[] } {
-  const deadline = performance.now() + HANDOVER_MILLIS_MAX;
+export function receiveState(socket: number, deadline: number): { text: string; fds: number[] } {
   const fds: number[] = [];
   try {
     const header = receiveAll(socket, HEADER_BYTES, fds, deadline);
     const view = new DataView(header.buffer);
     const [bytes, count] = [view.getUint32(0, true), view.getUint32(4, true)];
     if (bytes > TEXT_BYTES_MAX || count > FDS_MAX) {
-      throw new RefusedError(`take-over: expected less than ${bytes} bytes, ${count} descriptors`);
+      const most = `${TEXT_BYTES_MAX} bytes and ${FDS_MAX} descriptors`;
+      throw new RefusedError(`take-over: expected up to ${most}, got ${bytes} and ${count}`);
     }
-    while (fds.length < count) receiveAll(socket, 1, fds, deadline);
+    for (let before = -1; fds.length < count && fds.length > before; ) {
+      before = fds.length;
+      receiveAll(socket, 1, fds, deadline);
+    }
     const text = Buffer.from(receiveAll(socket, bytes, fds, deadline)).toString();
-    return { text, fds };
+    if (fds.length === count) return { text, fds };
+    throw new RefusedError(`take-over: expected ${count} descriptors, got ${fds.length}`);
   } catch (error) {
     for (const fd of fds) closeFd(fd);
     throw error;
   }
 }
 
-export function sendWord(socket: number, word: number): void {
+/** Throws RefusedError when the other process does not take it in time. */
+export function sendWord(socket: number, word: number, deadline: number): void {
   const byte = new Uint8Array(new ArrayBuffer(1));
   byte[0] = word;
-  sendAll(socket, byte, [], performance.now() + HANDOVER_MILLIS_MAX);
+  sendAll(socket, byte, [], deadline);
 }
 
-/** Whether the other process says `word` in time. Anything else, or its end, is no. */
-export function receivesWord(socket: number, word: number): boolean {
-  try {
-    const fds: number[] = [];
-    const deadline = performance.now() + HANDOVER_MILLIS_MAX;
-    return receiveAll(socket, 1, fds, deadline)[0] === word;
-  } catch (error) {
-    if (error instanceof RefusedError) return false;
-    throw error;
+/**
+ * The word that the other process has said; 'gone': it has closed the socket without one; undefined:
+ * nothing yet. Throws RefusedError.
+ */
+export function receivedWord(socket: number): number | 'gone' | undefined {
+  const byte = new Uint8Array(new ArrayBuffer(1));
+  const fds: number[] = [];
+  const count = receiveWithFds(socket, byte, 0, 1, fds);
+  for (const fd of fds) closeFd(fd);
+  if (count === 1) return byte[0]!;
+  // Reset: it has closed the socket with something of ours unread.
+  if (count === 0 || count === -ECONNRESET) return 'gone';
+  if (count === -EAGAIN) return undefined;
+  throw new RefusedError(`take-over: the other process cannot be heard: ${errnoText(-count)}`);
+}
+
+/** The same, waited for. Throws RefusedError when nothing comes in time. */
+export function awaitWord(socket: number, deadline: number): number | 'gone' {
+  for (;;) {
+    const word = receivedWord(socket);
+    if (word !== undefined) return word;
+    awaitReadable(socket, deadline);
   }
 }
 
@@ -172,10 +250,12 @@ function sendAll(
   for (;;) {
     const result = sendWithFds(socket, bytes, fds);
     if (result === 0) return;
-    if (result !== -EAGAIN || performance.now() > deadline) {
-      throw new RefusedError(`take-over: the other process is gone, or hangs (errno ${-result})`);
+    if (result !== -EAGAIN) {
+      throw new RefusedError(`take-over: the other process is gone: ${errnoText(-result)}`);
     }
-    sleepMillis(1);
+    const left = deadline - performance.now();
+    if (left <= 0) throw new RefusedError(HANGS);
+    waitWritable(socket, Math.ceil(left));
   }
 }
 
@@ -183,15 +263,18 @@ function receiveAll(socket: number, bytes: number, fds: number[], deadline: numb
   const all = new Uint8Array(new ArrayBuffer(bytes));
   for (let got = 0; got < bytes; ) {
     const count = receiveWithFds(socket, all, got, bytes - got, fds);
-    if (count > 0) {
-      got += count;
-      continue;
+    if (count > 0) got += count;
+    else if (count === -EAGAIN) awaitReadable(socket, deadline);
+    else {
+      const why = count === 0 ? 'end of stream' : errnoText(-count);
+      throw new RefusedError(`take-over: the other process is gone: ${why}`);
     }
-    const left = deadline - performance.now();
-    if (count !== -EAGAIN || left <= 0) {
-      throw new RefusedError('take-over: the other process is gone, or hangs');
-    }
-    waitReadable(socket, Math.ceil(left));
   }
   return all;
+}
+
+function awaitReadable(socket: number, deadline: number): void {
+  const left = deadline - performance.now();
+  if (left <= 0) throw new RefusedError(HANGS);
+  waitReadable(socket, Math.ceil(left));
 }

@@ -22,7 +22,7 @@ export interface ReactorOptions {
 }
 
 /** Listening sockets that go with a device to another process. */
-export type HandedOverSockets = Pick<DeviceState, 'listenFd' | 'controlFd'>;
+export type HandedOverSockets = Pick<DeviceState, 'listenFd' | 'listenPath' | 'controlFd'>;
 
 /** How a queue thread begins. */
 export interface QueueWorkerOptions {
@@ -41,6 +41,8 @@ export interface RemoteQueuesOptions {
 
 /** What a reactor thread calls a queue thread for. */
 export type QueueCall =
+  /** Loads and compiles what a device needs. */
+  | { readonly kind: 'warmUp' }
   | { readonly kind: 'open'; readonly options: RemoteQueuesOptions }
   | {
       readonly kind: 'queues';
@@ -63,6 +65,8 @@ export type Order =
       readonly device: string;
       readonly path: string;
       readonly sockets: HandedOverSockets;
+      /** Where the service manager is told who the service is from then on. */
+      readonly managerPath: string | undefined;
     }
   /** Begins to serve what was taken over. */
   | { readonly kind: 'resume'; readonly device: string; readonly listenFd: number | undefined }

@@ -80,13 +80,13 @@ export class PageOwner {
   }
 
   /** Whether I/O of the backing swap has come to its end; waits for it. */
-  settle(): boolean {
-    return this.#backing === undefined || this.#backing.store.settle(SETTLE_MILLIS);
+  settle(millis = SETTLE_MILLIS): boolean {
+    return this.#backing === undefined || this.#backing.store.settle(millis);
   }
 
   /** Throws RefusedError where it has not. */
-  mustSettle(): void {
-    if (this.settle()) return;
+  mustSettle(millis = SETTLE_MILLIS): void {
+    if (this.settle(millis)) return;
     const { name } = this.#options;
     throw new RefusedError(`${name}: I/O on the backing swap does not come to its end`);
   }

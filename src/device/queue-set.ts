@@ -7,6 +7,7 @@
  * again by the next.
  */
 
+import { RefusedError } from '../base/errors.ts';
 import { sooner } from '../base/wait.ts';
 import type { LogArea } from '../memory/dirty-log.ts';
 import { GuestMemory, type GuestRegion } from '../memory/guest-memory.ts';
@@ -78,11 +79,14 @@ export interface DeviceQueues {
   isStarted(): boolean;
   /** The disk is larger now. */
   grow(slots: number): void;
-  /** Lets what is begun come to its end and serves nothing until resume(): its rings. */
+  /**
+   * Lets what is begun come to its end and serves nothing until resume(): its rings. Throws
+   * RefusedError where they cannot be another process's; it is paused all the same.
+   */
   pause(): RingState[];
   resume(): void;
-  /** Rings of another process, which has paused them; memory is there. Nothing is served yet. */
-  restore(rings: readonly RingState[], terms: RingFeatures): void;
+  /** Rings of another process, which has paused them; memory is there. Untouched until resume(). */
+  restore(rings: readonly RingState[]): void;
   /** The session is over: rings stop, guest memory is unmapped. */
   close(): void;
 }
@@ -118,6 +122,8 @@ export class QueueSet implements DeviceQueues {
   #lastWork = 0;
   #isGuestResident = false;
   #inflight: InflightArea | undefined;
+  /** Rings that were started, the last time, with a region of that area. */
+  readonly #tracked = new Set<number>();
   #isPaused = false;
 
   constructor(options: QueueSetOptions, watcher: KickWatcher, report: Report) {
@@ -219,6 +225,8 @@ export class QueueSet implements DeviceQueues {
 
   setInflight(inflight: Inflight | undefined, fd: number): void {
     this.#inflight = inflight === undefined ? undefined : new InflightArea(inflight, fd);
+    // Those that run go on noting in the area that they know.
+    this.#tracked.clear();
   }
 
   setLogBase(log: LogArea, fd: number): void {
@@ -278,7 +286,12 @@ export class QueueSet implements DeviceQueues {
 
   setVringKick(index: number, fd: number | undefined, terms: RingTerms): void {
     const ring = this.#ring(index);
-    ring.setKick(fd, terms, this.#inflightRegion(index, fd));
+    const region = this.#inflightRegion(index, fd);
+    // While it runs, only the descriptor is another.
+    const isStart = !ring.isStarted;
+    ring.setKick(fd, terms, region);
+    if (isStart && region === undefined) this.#tracked.delete(index);
+    else if (isStart) this.#tracked.add(index);
     if (terms.startsEnabled) ring.setEnabled(true);
     this.#listServed();
   }
@@ -338,21 +351,36 @@ export class QueueSet implements DeviceQueues {
     for (const ring of rings) this.#finish(ring);
     this.#isPaused = true;
     this.#listServed();
-    return rings.map((ring) => ring.state);
+    for (const ring of rings) this.#refuseToPass(ring);
+    return rings.map((ring) => ({ ...ring.state, isTracked: this.#tracked.has(ring.index) }));
+  }
+
+  /** What is known of some rings is in no state that could be sent. */
+  #refuseToPass({ index, isStarted, queue }: Ring): void {
+    if (!isStarted) return;
+    if (!queue.ring.isAttached) {
+      throw new RefusedError(`ring ${index} was started, and its memory is not there`);
+    }
+    if (queue.ring.hasInflight && !this.#tracked.has(index)) {
+      throw new RefusedError(`ring ${index} was started with another in-flight area`);
+    }
   }
 
   resume(): void {
     this.#isPaused = false;
+    for (const ring of this.#rings) ring?.goOn();
     this.#listServed();
     // Whether the driver was told of what was published last is not known.
     for (const ring of this.#served) ring.signalCall();
   }
 
-  restore(rings: readonly RingState[], terms: RingFeatures): void {
+  restore(rings: readonly RingState[]): void {
     this.#isPaused = true;
     for (const state of rings) {
-      const region = state.isStarted ? this.#inflight?.region(state.index) : undefined;
-      this.#ring(state.index).restore(state, terms, region);
+      const { index } = state;
+      const region = state.isTracked ? this.#inflight?.region(index) : undefined;
+      if (region !== undefined) this.#tracked.add(index);
+      this.#ring(index).restore(state, region);
     }
   }
 

@@ -17,6 +17,7 @@ import type {
 import { type DeviceQueues, QueueSet, type ReportLevel } from './queue-set.ts';
 import { Reactor } from './reactor.ts';
 import { ThreadAnswerer } from './thread-call.ts';
+import { warmUp } from './warm-up.ts';
 
 class QueueThread {
   readonly #reactor: Reactor;
@@ -41,6 +42,9 @@ class QueueThread {
 
   #carryOut(call: QueueCall): unknown {
     switch (call.kind) {
+      case 'warmUp':
+        warmUp();
+        return undefined;
       case 'open':
         this.#open(call.options);
         return undefined;

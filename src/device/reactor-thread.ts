@@ -31,7 +31,7 @@ export class ReactorThread {
   readonly #figures = new Map<string, HeaderFigures>();
   readonly #ended: Promise<unknown>;
   /** Who waits for an answer to an order, such as a device to be made; answers come in that order. */
-  readonly #waiting: { answer(report: ReactorReport): void; fail(error: Error): void }[] = [];
+  readonly #waiting: ((report: ReactorReport) => void)[] = [];
   /** Orders given, and obeyed: the thread counts these. */
   #ordered = 0;
   readonly #obeyed = new Int32Array(new SharedArrayBuffer(4));
@@ -52,10 +52,8 @@ export class ReactorThread {
     };
     this.#worker = this.#startWorker('reactor-worker', workerData, callers);
     this.#worker.on('error', (error) => abortWith('a reactor', error));
-    this.#worker.once('exit', (code) => {
-      if (this.#isStopping) return;
-      const error = new Error(`a reactor thread ended early, code ${code}`);
-      for (const { fail } of this.#waiting.splice(0)) fail(error);
+    this.#worker.on('exit', (code) => {
+      if (!this.#isStopping) abortWith('a reactor', new Error(`ended early, code ${code}`));
     });
     const exits = [this.#worker, ...queueWorkers].map((worker) => once(worker, 'exit'));
     this.#ended = Promise.all(exits);
@@ -89,8 +87,8 @@ export class ReactorThread {
   }
 
   #answerTo(order: Order): Promise<ReactorReport> {
-    return new Promise((answer, fail) => {
-      this.#waiting.push({ answer, fail });
+    return new Promise((answer) => {
+      this.#waiting.push(answer);
       this.order(order);
     });
   }
@@ -141,7 +139,7 @@ export class ReactorThread {
       else if (report.kind === 'connection') {
         this.#events.connection(report.device, report.isConnected);
       } else if (report.kind === 'released') this.#released.add(report.device);
-      else this.#waiting.shift()?.answer(report);
+      else this.#waiting.shift()?.(report);
     });
     return worker;
   }

@@ -8,13 +8,24 @@ import { assert } from '../base/assert.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
 import { closeFd } from '../native/fd.ts';
 import { abortWith, exitNow } from '../native/process.ts';
-import { connectUnix } from '../native/socket.ts';
-import { RequestError } from '../vhost-user-ts/index.ts';
+import { connectUnix, isPeerGone, peerProcessId } from '../native/socket.ts';
+import { ProtocolError, RequestError } from '../vhost-user-ts/index.ts';
 import { BlockDevice, type BlockDeviceOptions } from './block-device.ts';
-import { encodeState, receivesWord, sendState, sendWord, TAKEN, YOURS } from './handover.ts';
+import {
+  awaitWord,
+  type DeviceState,
+  encodeState,
+  handoverDeadline,
+  KEPT,
+  sendState,
+  sendWord,
+  TAKEN,
+  YOURS,
+} from './handover.ts';
 import type { Order, QueueCall, ReactorOptions, ReactorReport } from './orders.ts';
 import type { ReportLevel } from './queue-set.ts';
 import { Reactor } from './reactor.ts';
+import { ServiceManager } from './service-manager.ts';
 import { ThreadCaller } from './thread-call.ts';
 import { warmUp } from './warm-up.ts';
 
@@ -52,11 +63,11 @@ function open(options: BlockDeviceOptions, { reactor, devices, threads, post }: 
   try {
     const device = new BlockDevice(options, reactor, report, threads);
     devices.set(name, device);
-    reactor.add(device.queues);
+    // Upkeep, too, is only for who has the store: that is settled when it is resumed.
+    if (options.takenOver === undefined) reactor.add(device.queues);
     post({ kind: 'ready', device: name, figuresFd: device.store.mapped.shared.fd });
   } catch (error) {
-    const isKnown = error instanceof RefusedError || error instanceof SystemError;
-    if (!isKnown) throw error;
+    if (!isRefusal(error)) throw error;
     post({ kind: 'refused', reason: error.message });
   }
 }
@@ -72,35 +83,73 @@ function reset(device: BlockDevice, post: Everything['post']): void {
 }
 
 /** Sends the device to another process, and ends this one when it is theirs; else serves on. */
-function handOver(
-  device: BlockDevice,
-  { path, sockets }: Extract<Order, { kind: 'handOver' }>,
-  post: Everything['post'],
-): void {
+function handOver(device: BlockDevice, order: HandOverOrder, post: Everything['post']): void {
   let socket: number | undefined;
   let isPaused = false;
   try {
-    socket = connectUnix(path);
-    const { text, fds } = encodeState(device.pause(sockets));
+    socket = connectUnix(order.path);
+    const state = device.pause(order.sockets);
     isPaused = true;
-    sendState(socket, text, fds);
-    if (receivesWord(socket, TAKEN)) {
-      sendWord(socket, YOURS);
-      // At once: nothing of it may be touched any more.
-      exitNow(0);
-    }
-    throw new RefusedError('the other process did not take it');
+    // Only when it is theirs does this return: it does not.
+    giveAway(socket, state, order.managerPath);
   } catch (error) {
-    const isKnown =
-      error instanceof RefusedError ||
-      error instanceof SystemError ||
-      error instanceof RequestError;
-    if (!isKnown) throw error;
-    if (socket !== undefined) closeFd(socket);
+    if (!isRefusal(error)) throw error;
+    if (socket !== undefined) keep(socket);
     if (isPaused) device.resume();
     post({ kind: 'kept', device: device.name, reason: error.message });
   }
 }
+
+/** Ends this process when the other one has everything. Throws RefusedError when it has not. */
+function giveAway(socket: number, state: DeviceState, managerPath: string | undefined): never {
+  const deadline = handoverDeadline();
+  sendState(socket, encodeState(state), deadline);
+  const word = awaitWord(socket, deadline);
+  if (word !== TAKEN) throw new RefusedError('the other process did not take it');
+  // Before this one ends: a manager that sees the service's process end takes the service for ended.
+  tellManager(managerPath, peerProcessId(socket));
+  try {
+    sendWord(socket, YOURS, deadline);
+  } catch (error) {
+    tellManager(managerPath, process.pid);
+    throw error;
+  }
+  // At once: nothing of it may be touched any more.
+  exitNow(0);
+}
+
+/**
+ * Says that this process goes on. Where that cannot be said the socket stays open: its end would mean
+ * that this process has ended.
+ */
+function keep(socket: number): void {
+  try {
+    sendWord(socket, KEPT, performance.now());
+  } catch (error) {
+    if (!(error instanceof RefusedError)) throw error;
+    if (!isPeerGone(socket)) return;
+  }
+  closeFd(socket);
+}
+
+/** A manager that cannot be told is no reason to stay. */
+function tellManager(path: string | undefined, mainProcess: number): void {
+  if (path === undefined) return;
+  try {
+    new ServiceManager({ NOTIFY_SOCKET: path }).notify(`MAINPID=${mainProcess}`);
+  } catch (error) {
+    if (!isRefusal(error)) throw error;
+  }
+}
+
+/** What can happen without its being our bug. */
+function isRefusal(error: unknown): error is Error {
+  return [RefusedError, SystemError, RequestError, ProtocolError].some(
+    (type) => error instanceof type,
+  );
+}
+
+type HandOverOrder = Extract<Order, { kind: 'handOver' }>;
 
 interface Everything {
   readonly reactor: Reactor;
@@ -114,6 +163,7 @@ function obey(everything: Everything, order: Order): void {
   switch (order.kind) {
     case 'warmUp':
       warmUp();
+      for (const thread of threads) thread.call({ kind: 'warmUp' });
       post({ kind: 'warm' });
       return;
     case 'open':

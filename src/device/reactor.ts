@@ -16,7 +16,7 @@ import { involuntarySwitches, monotonicMicros } from '../native/clock.ts';
 import { EPOLLIN, EPOLLRDHUP, Epoll } from '../native/epoll.ts';
 import { drainEventFd } from '../native/eventfd.ts';
 import { closeFd, setNonBlocking } from '../native/fd.ts';
-import { acceptConnection, isPeerGone, peerProcessId } from '../native/socket.ts';
+import { acceptConnection, isPeerGone, listenAgain, peerProcessId } from '../native/socket.ts';
 import { ProtocolError } from '../vhost-user-ts/index.ts';
 import type { BlockDevice, CompletionWatcher } from './block-device.ts';
 import { PollPolicy } from './poll-policy.ts';
@@ -95,10 +95,14 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     this.#begin(this.#addEndpoint(device, undefined), fd);
   }
 
-  /** Goes on with a device that was taken over, with its session if it has one. */
+  /** Goes on with a device that was taken over, with its session if it has one: from now on serves it. */
   resume(device: BlockDevice, listenFd: number | undefined): void {
+    this.add(device.queues);
     const endpoint = this.#addEndpoint(device, listenFd);
-    if (listenFd !== undefined) this.#watchListening(endpoint, listenFd);
+    if (listenFd !== undefined) {
+      listenAgain(listenFd);
+      this.#watchListening(endpoint, listenFd);
+    }
     const { sessionFd } = device;
     if (sessionFd !== undefined) {
       this.#watch(sessionFd, () => this.#pollSession(endpoint));

@@ -9,7 +9,7 @@ import type { GuestRegion } from '../memory/guest-memory.ts';
 import type { Inflight, VringAddress } from '../vhost-user-ts/index.ts';
 import type { QueueCall, RemoteQueuesOptions } from './orders.ts';
 import type { DeviceQueues, RingTerms } from './queue-set.ts';
-import type { RingFeatures, RingState } from './ring.ts';
+import type { RingState } from './ring.ts';
 import type { ThreadCaller } from './thread-call.ts';
 
 export class RemoteQueues implements DeviceQueues {
@@ -115,8 +115,8 @@ export class RemoteQueues implements DeviceQueues {
     this.#call('resume');
   }
 
-  restore(rings: readonly RingState[], terms: RingFeatures): void {
-    this.#call('restore', rings, terms);
+  restore(rings: readonly RingState[]): void {
+    this.#call('restore', rings);
   }
 
   close(): void {

@@ -8,6 +8,7 @@
  *   served → broken by the guest → started, not served, until it is stopped and started again
  */
 
+import { SystemError } from '../base/errors.ts';
 import { signalEventFd } from '../native/eventfd.ts';
 import { closeFd, setNonBlocking } from '../native/fd.ts';
 import type { PageWindow } from '../store/page-window.ts';
@@ -37,8 +38,13 @@ export interface RingState {
   /** Guest address by which writes to the used ring are logged, if they are. */
   readonly usedLog: bigint | undefined;
   readonly base: number;
+  /** Those that it was started with last. */
+  readonly features: RingFeatures;
   readonly isEnabled: boolean;
   readonly isStarted: boolean;
+  /** Its popped chains are noted in the in-flight area that the device has now. */
+  readonly isTracked: boolean;
+  readonly brokenReason: string | undefined;
   readonly kickFd: number | undefined;
   readonly callFd: number | undefined;
   readonly errFd: number | undefined;
@@ -53,11 +59,16 @@ export class Ring {
   #addresses: RingAddresses | undefined;
   #usedLog: bigint | undefined;
   #base = 0;
+  #features: RingFeatures = { eventIdx: false, indirect: false };
   #isEnabled = false;
   #isStarted = false;
   #kickFd: number | undefined;
   #callFd: number | undefined;
   #errFd: number | undefined;
+  /** What goOn() is to begin. */
+  #restored:
+    | { readonly state: RingState; readonly inflight: InflightRegion | undefined }
+    | undefined;
 
   constructor(
     index: number,
@@ -158,9 +169,7 @@ export class Ring {
       );
     }
     this.#attach('SET_VRING_KICK', this.#addresses);
-    this.queue.ring.start(this.#base, features, inflight);
-    this.queue.begin();
-    this.#isStarted = true;
+    this.#start(features, inflight);
     this.signalCall();
   }
 
@@ -197,8 +206,8 @@ export class Ring {
     return this.#base;
   }
 
-  /** For another process to go on with; nothing of it is being served. */
-  get state(): RingState {
+  /** For another process to go on with: what is begun is given up, to be popped again. */
+  get state(): Omit<RingState, 'isTracked'> {
     this.queue.suspend();
     return {
       index: this.index,
@@ -206,16 +215,21 @@ export class Ring {
       addresses: this.#addresses,
       usedLog: this.#usedLog,
       base: this.#isStarted ? this.queue.ring.lastAvail : this.#base,
+      features: this.#features,
       isEnabled: this.#isEnabled,
       isStarted: this.#isStarted,
+      brokenReason: this.queue.ring.brokenReason,
       kickFd: this.#kickFd,
       callFd: this.#callFd,
       errFd: this.#errFd,
     };
   }
 
-  /** Becomes what a ring of another process was. Guest memory is there. */
-  restore(state: RingState, features: RingFeatures, inflight: InflightRegion | undefined): void {
+  /**
+   * Becomes what a ring of another process was, as far as that can still take it back: the ring itself
+   * is not touched, and kicks are not taken, before goOn(). Guest memory is there. Throws RequestError.
+   */
+  restore(state: RingState, inflight: InflightRegion | undefined): void {
     this.#num = state.num;
     this.#base = state.base;
     this.#addresses = state.addresses;
@@ -223,8 +237,35 @@ export class Ring {
     this.#isEnabled = state.isEnabled;
     this.setCall(state.callFd);
     this.setErr(state.errFd);
-    if (state.isStarted) this.setKick(state.kickFd, features, inflight);
-    else if (state.kickFd !== undefined) this.#adoptKick(state.kickFd);
+    if (state.isStarted) this.#attach('take-over', state.addresses!);
+    this.#restored = { state, inflight };
+  }
+
+  /** The other process is gone: what restore() was given begins. */
+  goOn(): void {
+    if (this.#restored === undefined) return;
+    const { state, inflight } = this.#restored;
+    this.#restored = undefined;
+    if (state.kickFd !== undefined) this.#adoptOrPoll(state.kickFd);
+    if (!state.isStarted) return;
+    this.#start(state.features, inflight);
+    this.queue.ring.brokenReason = state.brokenReason;
+  }
+
+  #start(features: RingFeatures, inflight: InflightRegion | undefined): void {
+    this.#features = { eventIdx: features.eventIdx, indirect: features.indirect };
+    this.queue.ring.start(this.#base, features, inflight);
+    this.queue.begin();
+    this.#isStarted = true;
+  }
+
+  /** Nobody is there to refuse it to: a ring without a kick descriptor is polled. */
+  #adoptOrPoll(fd: number): void {
+    try {
+      this.#adoptKick(fd);
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error;
+    }
   }
 
   /** Guest memory is about to change: the ring's place in it is forgotten. */

@@ -73,6 +73,11 @@ export class ServiceManager {
     return unused.map(({ name }) => name);
   }
 
+  /** Where it listens, for another thread to tell it something. */
+  get path(): string | undefined {
+    return this.#path;
+  }
+
   /** There is one to talk to. */
   get isThere(): boolean {
     return this.#path !== undefined;

@@ -106,7 +106,8 @@ export function storeShape({
   return { slots: slotsMax, hasBacking, threads, isLocked, wipesOnFree };
 }
 
-function identityOf(options: PageStoreOptions): StoreIdentity {
+/** What its header must say. */
+export function identityOf(options: PageStoreOptions): StoreIdentity {
   const { name = '', slots, slotsMax = slots, backing } = options;
   return { name, slots: slotsMax, backing };
 }
@@ -178,16 +179,31 @@ export class PageStore {
   }
 
   /**
-   * Takes over a store from a process that has paused: what it left is whole, if it had as many
-   * threads; else it is made so.
+   * A store whose process has paused and may yet go on: nothing of it is changed before goOn(), and
+   * nothing may be asked of it.
    */
   static takeOver(options: PageStoreOptions, mapped: MappedStore): PageStore {
-    const { threads = 1 } = options;
-    if (mapped.header.threads !== threads) return PageStore.recover(options, mapped)[0];
-    // Nobody goes on with a compaction that was under way.
-    for (let block = 0; block < mapped.arena.blocks; block++) mapped.objects.readmit(block);
+    const { incompressibleBytes = INCOMPRESSIBLE_BYTES } = options;
     const slots = mapped.row[COUNTER.disksize]! / PAGE_BYTES;
-    return PageStore.#begin(options, mapped, slots);
+    return new PageStore({ slots, incompressibleBytes }, mapped, 0);
+  }
+
+  /**
+   * The process that paused is gone. What it left is whole, if it had as many threads, and wiped what
+   * it freed if that is wanted; else it is made so. `options` are those of takeOver().
+   */
+  goOn(options: PageStoreOptions, hasWiped: boolean): Recovered {
+    const { threads = 1, wipesOnFree = false, poolLimitBytes } = options;
+    const { header, arena, objects } = this.mapped;
+    const isWhole = header.threads === threads && (hasWiped || !wipesOnFree);
+    const recovered = isWhole ? { damaged: 0 } : recoverStore(this.mapped);
+    // Nobody goes on with a compaction that was under way.
+    for (let block = 0; block < arena.blocks; block++) objects.readmit(block);
+    const pages = arena.blocks * PAGES_PER_BLOCK - 1;
+    arena.limitPages =
+      poolLimitBytes === undefined ? pages : Math.floor(poolLimitBytes / PAGE_BYTES);
+    header.open(threads);
+    return recovered;
   }
 
   static #begin(options: PageStoreOptions, mapped: MappedStore, slots: number): PageStore {

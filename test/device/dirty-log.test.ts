@@ -409,7 +409,11 @@ it('goes with the session to another process, with all that belongs to it', () =
   beginLog({ local, driver, tracker, frontEnd, ...rest });
   const eventFd = local.eventFd();
   frontEnd.order(VHOST_USER.SET_LOG_FD, new Uint8Array(0), [eventFd]);
-  const paused = local.device.pause({ listenFd: undefined, controlFd: undefined });
+  const paused = local.device.pause({
+    listenFd: undefined,
+    listenPath: undefined,
+    controlFd: undefined,
+  });
   const { text, fds } = encodeState(paused);
   const takenOver = decodeState(text, fds.map(duplicateFd));
   local.device.detach();

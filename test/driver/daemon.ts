@@ -90,6 +90,25 @@ export class Daemon {
     return daemon;
   }
 
+  /**
+   * Starts another that takes over from this one; resolves when it has, or when it has given up and
+   * ended. It is in this one's place then, folder and all.
+   */
+  async successor(args: readonly string[] = [], env = {}): Promise<Daemon> {
+    const daemon = this.beginSuccessor(args, env);
+    const isOver = () => / ready"/.test(daemon.stderr) || daemon.child.exitCode !== null;
+    await until(isOver, 'a take-over', START_MILLIS_MAX);
+    return daemon;
+  }
+
+  /** The same, not waited for. */
+  beginSuccessor(args: readonly string[] = [], env = {}): Daemon {
+    const all = ['--socket-path', this.socketPath, '--take-over', ...args];
+    const options = { reject: false, stdin: 'ignore', env } as const;
+    const child = execa(process.execPath, [RAMZSWAPD, ...all], options);
+    return new Daemon(this.folder, child as Child, this.socketPath);
+  }
+
   get pid(): number {
     return this.child.pid!;
   }

@@ -26,6 +26,8 @@ export class LocalDevice implements KickWatcher, CompletionWatcher {
   readonly reports: string[] = [];
   readonly watched = new Set<number>();
   frontEnd: FrontEnd;
+  /** What the front end has done while it waits for an answer. */
+  pump = (): unknown => this.device.pollSession();
   readonly #fds: number[] = [];
   readonly #undo: (() => void)[] = [];
 
@@ -48,7 +50,7 @@ export class LocalDevice implements KickWatcher, CompletionWatcher {
   connect(): FrontEnd {
     const [client, server] = socketPair();
     this.device.attach(server);
-    this.frontEnd = new FrontEnd(client, () => this.device.pollSession());
+    this.frontEnd = new FrontEnd(client, () => this.pump());
     return this.frontEnd;
   }
 

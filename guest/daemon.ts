@@ -48,16 +48,36 @@ export class GuestDaemon {
   readonly log: string[] = [];
 
   readonly #folder: string;
-  readonly #process: ReturnType<typeof startProcess>;
+  readonly #args: readonly string[];
+  #process: ReturnType<typeof startProcess>;
 
   private constructor(args: readonly string[]) {
     if (!existsSync(RAMZSWAPD)) throw new Error(`${RAMZSWAPD} is missing: run \`npm run build\``);
     this.#folder = mkdtempSync(join(tmpdir(), 'ramzswap-'));
     this.socketPath = join(this.#folder, 'ramzswap0.sock');
-    this.#process = startProcess(['--socket-path', this.socketPath, ...args]);
-    this.#process.stderr.setEncoding('utf8').on('data', (text: string) => {
+    this.#args = ['--socket-path', this.socketPath, ...args];
+    this.#process = this.#begin(this.#args);
+  }
+
+  #begin(args: readonly string[]): ReturnType<typeof startProcess> {
+    const begun = startProcess(args);
+    begun.stderr.setEncoding('utf8').on('data', (text: string) => {
       this.log.push(...text.split('\n').filter((line) => line !== ''));
     });
+    return begun;
+  }
+
+  /** Has another process take over, as a new version would; resolves when the first one has ended. */
+  async upgrade(): Promise<void> {
+    const first = this.#process;
+    const ended = once(first, 'exit');
+    this.#process = this.#begin([...this.#args, '--take-over']);
+    const failed = once(this.#process, 'exit').then(() => {
+      throw new Error(`not taken over:\n${this.log.join('\n')}`);
+    });
+    // Its own end comes later.
+    failed.catch(() => {});
+    await Promise.race([ended, failed]);
   }
 
   /** Starts the daemon with these further arguments; resolves when the guest may connect. */

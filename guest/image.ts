@@ -23,7 +23,15 @@ type ImageFiles = GuestFiles & { tools: readonly string[] };
 const SOURCE_DIR = fileURLToPath(new URL('.', import.meta.url));
 
 /** Guest programs, one C file each, and the headers among them. */
-const PROGRAMS = ['scan', 'fillverify', 'churn', 'documents', 'filecache', 'swapon'] as const;
+const PROGRAMS = [
+  'scan',
+  'fillverify',
+  'churn',
+  'documents',
+  'filecache',
+  'gaps',
+  'swapon',
+] as const;
 const HEADERS = ['common.h', 'pages.h'] as const;
 
 /** What users run in guests of their own; here init does. */

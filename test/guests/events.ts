@@ -23,6 +23,9 @@ const STORM = 'fillverify 160 1 1000';
 /** How long a storm goes on before something happens to it. */
 const STORM_MILLIS = 2_000;
 
+/** In the middle of eight seconds of load. */
+const UPGRADE_AFTER_MILLIS = 2_000;
+
 /** An empty place that a disk can be plugged into while the guest runs. */
 const EMPTY_SLOT = ['-device', 'pcie-root-port,id=slot0,chassis=1'];
 const DISK_APPEARS = 'until [ -e /sys/block/vda ]; do usleep 100000; done';
@@ -81,6 +84,13 @@ function checkCameBack(outcome: Outcome): void {
 function discardsWhen(guest: GuestResult, when: string): number {
   const marker = guest.markers.find((m) => m.name === 'discards' && m.values.when === when);
   return Number(marker?.values.count);
+}
+
+/** Of the workload `gaps`, in milliseconds. */
+function longestGap(guest: GuestResult, name: string): number {
+  const said = guest.markers.filter(({ words }) => words[0] === name);
+  const micros = said.find(({ values }) => values.longest_us !== undefined)?.values.longest_us;
+  return Math.round(Number(micros) / 1000);
 }
 
 /** The fields of Documentation/block/stat.rst: the twelfth is the number of discards. */
@@ -247,6 +257,38 @@ export const EVENTS: readonly Scenario[] = [
       checkOnlyHeaderLeft(outcome);
       expect(value(outcome.guest, 'swaps', 'size_kb')).toBe((256 * MIB) / 1024 - 4);
       expect(outcome.end[0]!.disksize).toBe(256 * MIB);
+    },
+  },
+  {
+    claim: 'a daemon upgraded while the guest swaps keeps it waiting less than two seconds',
+    guests: ['amd64'],
+    moreGuests: ['arm64', 'armhf'],
+    hardware: { memoryMiB: 128 },
+    orders: { after: 'discard' },
+    commands: ['gaps 160 8'],
+    act: async (stage) => {
+      const { marker, daemons } = stage;
+      if (marker.name === 'gaps' && marker.words.join(' ') === 'upgraded')
+        await stage.note('ended');
+      if (marker.name !== 'gaps' || marker.words.join(' ') !== 'upgraded start') return;
+      await sleep(UPGRADE_AFTER_MILLIS);
+      await daemons[0]!.upgrade();
+      await stage.note('upgraded');
+    },
+    check: (outcome) => {
+      const { guest, notes } = outcome;
+      checkSwapped(outcome);
+      checkOnlyHeaderLeft(outcome);
+      expect(outcome.daemons[0]!.log.join('\n')).toContain('taken over from process');
+      // It was over before the load was.
+      expect([...notes.keys()]).toEqual(['upgraded', 'ended']);
+      // Statistics go on where they were.
+      expect(pagesSomewhere(notes.get('upgraded')!)).toBeGreaterThan(5_000);
+      const [alone, upgraded] = ['alone', 'upgraded'].map((name) => longestGap(guest, name));
+      process.stderr.write(
+        `longest wait of a guest: ${upgraded} ms with an upgrade, ${alone} ms alone\n`,
+      );
+      expect(upgraded).toBeLessThan(Math.max(2000, 2 * alone!));
     },
   },
   {

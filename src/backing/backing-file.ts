@@ -20,6 +20,7 @@ import {
 } from 'node:fs';
 import { errnoText, RefusedError, SystemError } from '../base/errors.ts';
 import { PAGE_BYTES } from '../base/units.ts';
+import { sleepMillis } from '../native/clock.ts';
 import {
   blockDeviceFacts,
   type FileExtent,
@@ -29,6 +30,13 @@ import {
 } from '../native/file-extents.ts';
 import { ExtentMap } from './extent-map.ts';
 import { checkSwapHeader } from './swap-header.ts';
+
+/**
+ * I/O of a process that was killed goes on, and keeps its claim and lock: what overtakes it would be
+ * overwritten. So a file that somebody has is waited for a while.
+ */
+const CLAIM_MILLIS_MAX = 5000;
+const CLAIM_LOOK_MILLIS = 20;
 
 /** The largest page of a guest: what is read of the area to look for its header. */
 const HEADER_BYTES_MAX = 65536;
@@ -44,19 +52,27 @@ export interface BackingFile {
   readonly identity: Uint8Array;
 }
 
-/** Opens and checks; throws RefusedError with the path and the reason. */
-export function openBackingFile(path: string, guestPageBytes: number): BackingFile {
+/**
+ * Opens and checks; throws RefusedError with the path and the reason. `claimMillis`: how long another
+ * process may still have it.
+ */
+export function openBackingFile(
+  path: string,
+  guestPageBytes: number,
+  claimMillis = CLAIM_MILLIS_MAX,
+): BackingFile {
   let fd: number | undefined;
   try {
     const before = statSync(path);
     checkKind(before);
     checkUnusedAsSwap(before, readFileSync('/proc/swaps', 'utf8'));
-    fd = openForWriting(path, before);
+    const deadline = performance.now() + claimMillis;
+    fd = openForWriting(path, before, deadline);
     const after = fstatSync(fd);
     if (after.dev !== before.dev || after.ino !== before.ino) {
       throw new RefusedError('was replaced while it was opened');
     }
-    const bytes = claim(fd, after);
+    const bytes = claim(fd, after, deadline);
     const start = readStart(fd, Math.min(bytes, HEADER_BYTES_MAX));
     const areaBytes = checkSwapHeader(start, guestPageBytes, bytes);
     const map = after.isFile()
@@ -131,34 +147,49 @@ function statusOf(path: string): Stats | undefined {
   }
 }
 
-function openForWriting(path: string, status: Stats): number {
+/** `deadline`: until then, what another process has claimed is tried again. */
+function openForWriting(path: string, status: Stats, deadline: number): number {
   const exclusive = status.isBlockDevice() ? constants.O_EXCL : 0;
   if (status.isFile() && (status.mode & 0o222) === 0) {
     const mode = (status.mode & 0o777).toString(8).padStart(4, '0');
     throw new RefusedError(`is read-only (mode ${mode})`);
   }
-  try {
-    return openSync(path, constants.O_RDWR | constants.O_DIRECT | exclusive);
-  } catch (error) {
-    switch ((error as NodeJS.ErrnoException).code) {
-      case 'EROFS':
-        throw new RefusedError('is read-only (EROFS)');
-      case 'EACCES':
-      case 'EPERM':
-        throw new RefusedError(`may not be written (${(error as NodeJS.ErrnoException).code})`);
-      case 'EBUSY':
-        throw new RefusedError('is in use: mounted, or claimed by another program');
-      case 'EINVAL':
-        throw new RefusedError('is on a file system without O_DIRECT');
-      default:
-        throw error;
+  for (;;) {
+    try {
+      return openSync(path, constants.O_RDWR | constants.O_DIRECT | exclusive);
+    } catch (error) {
+      const isClaimed = (error as NodeJS.ErrnoException).code === 'EBUSY';
+      if (!isClaimed || performance.now() > deadline) throw openRefusal(error);
+      sleepMillis(CLAIM_LOOK_MILLIS);
     }
   }
 }
 
+function openRefusal(error: unknown): unknown {
+  const { code } = error as NodeJS.ErrnoException;
+  switch (code) {
+    case 'EROFS':
+      return new RefusedError('is read-only (EROFS)');
+    case 'EACCES':
+    case 'EPERM':
+      return new RefusedError(`may not be written (${code})`);
+    case 'EBUSY':
+      return new RefusedError('is in use: mounted, or claimed by another program');
+    case 'EINVAL':
+      return new RefusedError('is on a file system without O_DIRECT');
+    default:
+      return error;
+  }
+}
+
 /** Makes it ours alone, as far as that can be; its size in bytes. */
-function claim(fd: number, status: Stats): number {
-  if (!lockFile(fd)) throw new RefusedError('is in use by another process, which has it locked');
+function claim(fd: number, status: Stats, deadline: number): number {
+  while (!lockFile(fd)) {
+    if (performance.now() > deadline) {
+      throw new RefusedError('is in use by another process, which has it locked');
+    }
+    sleepMillis(CLAIM_LOOK_MILLIS);
+  }
   if (status.isFile()) {
     // Also where the path that /proc/swaps knows it by leads nowhere, or somewhere else.
     if (isSwapFileInUse(fd)) throw new RefusedError('is in use as swap on this host');

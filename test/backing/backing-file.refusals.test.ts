@@ -3,6 +3,8 @@
  * size and time of change stay as they were. On real file systems, and with real swap areas.
  */
 
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { closeSync, mkdirSync, openSync, readFileSync, statSync, truncateSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
@@ -184,6 +186,18 @@ describe.skipIf(!hasDisks)('a file is refused', () => {
     expect(lockFile(fd)).toBe(true);
     expectRefusedUnchanged(path, 'is in use by another process, which has it locked');
     closeFd(fd);
+  });
+
+  it('but not before the one that has it was given time to let go', async () => {
+    const path = makeSwapFile(made.newPath());
+    const holder = spawn('flock', [path, 'sh', '-c', 'echo locked; sleep 0.4'], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    await once(holder.stdout, 'data');
+    const start = performance.now();
+    closeSync(openBackingFile(path, 4096).fd);
+    expect(performance.now() - start).toBeGreaterThan(200);
+    holder.kill();
   });
 
   it('after which it is not locked any more', () => {

@@ -131,11 +131,12 @@ export class BlockDevice implements BackendHandler {
   /** Configuration space has changed, and the front end has not read it since. */
   #isConfigNews = false;
   #warnedOfShrinking = false;
-  /** The front end's process, and whether a ring was started for what it runs. */
   #frontEnd: ProcessIdentity | undefined;
-  #hasMet = false;
   /** From a process that may yet go on: nothing is changed before resume(). */
   #isTakenOver: boolean;
+  /** A ring was started in this session; and for the guest that it now has. */
+  #hasMetFrontEnd = false;
+  #hasMetGuest = false;
   readonly #owner: PageOwner;
   /** As the front end has described them: for another process, should one take over. */
   #regions: { readonly region: MemoryRegion; readonly fd: number }[] = [];
@@ -213,7 +214,7 @@ export class BlockDevice implements BackendHandler {
     }
     this.#owner.reset();
     // A guest that goes on after a pause finds that its pages were in another store.
-    this.#hasMet = false;
+    this.#hasMetGuest = false;
   }
 
   /** Changes the limit on compressed bytes in memory; what is above it moves out by and by. */
@@ -237,7 +238,8 @@ export class BlockDevice implements BackendHandler {
     assert(this.#session === undefined, 'a device has one session at a time');
     this.#openSession(fd);
     this.#frontEnd = frontEndOf(fd);
-    this.#hasMet = false;
+    this.#hasMetFrontEnd = false;
+    this.#hasMetGuest = false;
   }
 
   #openSession(begun: number | SessionState): void {
@@ -295,7 +297,8 @@ export class BlockDevice implements BackendHandler {
       isLegacy: this.#isLegacy,
       isWriteback: this.#config.isWriteback,
       isConfigNews: this.#isConfigNews,
-      hasMet: this.#hasMet,
+      hasMetFrontEnd: this.#hasMetFrontEnd,
+      hasMetGuest: this.#hasMetGuest,
       regions: this.#regions,
       inflight: this.#inflight,
       rings,
@@ -335,7 +338,8 @@ export class BlockDevice implements BackendHandler {
       for (const set of this.#sets) set.setInflight(inflight, fd);
       this.#inflight = state.inflight;
     }
-    this.#hasMet = state.hasMet;
+    this.#hasMetFrontEnd = state.hasMetFrontEnd;
+    this.#hasMetGuest = state.hasMetGuest;
     this.#sets.forEach((set, i) => {
       const own = state.rings.filter(({ index }) => index % this.#sets.length === i);
       set.restore(own);
@@ -427,10 +431,15 @@ export class BlockDevice implements BackendHandler {
   setInflight(inflight: Inflight, fd: number): void {
     checkInflightArea(inflight, fd);
     this.#dropInflight();
-    for (const set of this.#sets) set.setInflight(inflight, fd);
     this.#inflight = { inflight, fd: duplicateFd(fd) };
+    try {
+      for (const set of this.#sets) set.setInflight(inflight, fd);
+    } catch (error) {
+      this.#dropInflight();
+      throw error;
+    }
     // It says whose requests it is about: this may be another guest, or the same one rebooted.
-    this.#hasMet = false;
+    this.#hasMetGuest = false;
   }
 
   setLogBase(log: LogDescription, fd: number): void {
@@ -461,7 +470,7 @@ export class BlockDevice implements BackendHandler {
   setVringKick(index: number, fd: number | undefined): void {
     // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts enabled."
     const terms = { ...this.#ringFeatures, startsEnabled: this.#isLegacy };
-    if (!this.#hasMet) this.#meet(fd);
+    if (!this.#hasMetGuest) this.#meet(fd);
     this.#changeRings(() => this.#setOf(index).setVringKick(index, fd, terms));
   }
 
@@ -501,11 +510,17 @@ export class BlockDevice implements BackendHandler {
 
   // ── What belongs to the session ───────────────────────────────────────────────────────────────
 
-  /** A ring is about to start. Throws RequestError; `kickFd` is then closed. */
+  /** A ring is about to start. Throws RequestError, RefusedError; `kickFd` is then closed. */
   #meet(kickFd: number | undefined): void {
     try {
-      this.#owner.meet(this.#frontEnd, this.#inflight);
-      this.#hasMet = true;
+      this.#owner.meet({
+        frontEnd: this.#frontEnd,
+        tracked: this.#inflight,
+        isKnown: this.#hasMetFrontEnd,
+        isServing: () => this.#sets.some((set) => set.isServing()),
+      });
+      this.#hasMetFrontEnd = true;
+      this.#hasMetGuest = true;
     } catch (error) {
       if (kickFd !== undefined) closeFd(kickFd);
       throw error;

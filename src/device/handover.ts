@@ -89,7 +89,8 @@ export interface SessionDeviceState {
   readonly isWriteback: boolean;
   readonly isConfigNews: boolean;
   /** A ring was started for what the front end runs now: whose pages these are is settled. */
-  readonly hasMet: boolean;
+  readonly hasMetFrontEnd: boolean;
+  readonly hasMetGuest: boolean;
   readonly regions: readonly { readonly region: GuestRegion; readonly fd: number }[];
   readonly inflight: { readonly inflight: Inflight; readonly fd: number } | undefined;
   readonly rings: readonly RingState[];

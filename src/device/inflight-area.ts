@@ -7,11 +7,11 @@
  *   │ region 0 │ region 1 │       │ mark: 8 bytes, uuid 16   │
  *   └──────────┴──────────┴─ ─ ─ ─┴──────────────────────────┘
  *
- * An area of another make has no mark, and regions as large as its queue size says.
+ * An area of another make has another size, no mark, and regions as large as its queue size says.
  */
 
 import { fstatSync, readSync, writeSync } from 'node:fs';
-import { RefusedError } from '../base/errors.ts';
+import { errnoText, RefusedError } from '../base/errors.ts';
 import { PAGE_BYTES, roundUp } from '../base/units.ts';
 import { createMemoryFile, mapFileWindow } from '../memory/memory-file.ts';
 import type { Window } from '../memory/window.ts';
@@ -31,6 +31,11 @@ function ownRegionBytes(queueSize: number): number {
 
 function ownBytes(queues: number, queueSize: number): number {
   return roundUp(queues * ownRegionBytes(queueSize), PAGE_BYTES) + PAGE_BYTES;
+}
+
+/** By its size, which front ends give back as they were told it. */
+function isOwn({ mmapBytes, queues, queueSize }: Inflight): boolean {
+  return mmapBytes === ownBytes(queues, queueSize);
 }
 
 /** A new area, all zeros; the descriptor is the caller's. Throws RefusedError. */
@@ -57,9 +62,8 @@ export class InflightArea {
   constructor(inflight: Inflight, fd: number) {
     checkInflightArea(inflight, fd);
     const { queues, queueSize } = inflight;
-    const isOwn = inflight.mmapBytes >= ownBytes(queues, queueSize);
     this.#queues = queues;
-    this.#entries = isOwn ? Math.max(queueSize, ENTRIES_MIN) : queueSize;
+    this.#entries = isOwn(inflight) ? Math.max(queueSize, ENTRIES_MIN) : queueSize;
     this.#regionBytes = inflightRegionBytes(this.#entries);
     this.#window = mapFileWindow(fd, inflight.mmapOffset, inflight.mmapBytes);
   }
@@ -96,23 +100,36 @@ export function checkInflightArea(inflight: Inflight, fd: number): void {
   if (file.size < end) refuse(`a file of ${end} bytes, got ${file.size}`);
 }
 
-/** Where the mark is; undefined: the area has no room for it. */
-function markOffset({ mmapBytes, mmapOffset, queues, queueSize }: Inflight): number | undefined {
-  const own = ownBytes(queues, queueSize);
-  return mmapBytes < own ? undefined : mmapOffset + own - PAGE_BYTES;
-}
-
-/** The store that the area's requests are about; undefined: it does not say. */
+/**
+ * The store that the area's requests are about; undefined: it does not say. Throws RefusedError where
+ * the file cannot be read.
+ */
 export function markedStore(inflight: Inflight, fd: number): Uint8Array | undefined {
-  const offset = markOffset(inflight);
-  if (offset === undefined) return undefined;
+  if (!isOwn(inflight)) return undefined;
   const bytes = Buffer.alloc(MARK.length + UUID_BYTES);
-  readSync(fd, bytes, 0, bytes.length, offset);
+  onFile('read', () => readSync(fd, bytes, 0, bytes.length, markOffset(inflight)));
   if (Buffer.compare(bytes.subarray(0, MARK.length), MARK) !== 0) return undefined;
   return new Uint8Array(bytes.subarray(MARK.length));
 }
 
+/** Throws RefusedError where the file cannot be written. */
 export function markStore(inflight: Inflight, fd: number, uuid: Uint8Array): void {
-  const offset = markOffset(inflight);
-  if (offset !== undefined) writeSync(fd, Buffer.concat([MARK, uuid]), 0, undefined, offset);
+  if (!isOwn(inflight)) return;
+  const mark = Buffer.concat([MARK, uuid]);
+  onFile('write', () => writeSync(fd, mark, 0, undefined, markOffset(inflight)));
+}
+
+function markOffset({ mmapBytes, mmapOffset }: Inflight): number {
+  return mmapOffset + mmapBytes - PAGE_BYTES;
+}
+
+/** The file is the front end's, who may have truncated or sealed it meanwhile. */
+function onFile(call: string, use: () => number): void {
+  try {
+    use();
+  } catch (error) {
+    const { errno } = error as NodeJS.ErrnoException;
+    if (errno === undefined) throw error;
+    throw new RefusedError(`in-flight area: ${call}: ${errnoText(-errno)}`);
+  }
 }

@@ -19,6 +19,16 @@ import type { Report } from './queue-set.ts';
 /** How long a new guest may wait for the last one's I/O. */
 const SETTLE_MILLIS = 5000;
 
+/** The session in which a ring is about to start. */
+export interface MeetingSession {
+  readonly frontEnd: ProcessIdentity | undefined;
+  readonly tracked: TrackedInflight | undefined;
+  /** A ring was started in it before: it is the front end that was here. */
+  readonly isKnown: boolean;
+  /** Whether any ring is served now. */
+  readonly isServing: () => boolean;
+}
+
 export class PageOwner {
   readonly #options: BlockDeviceOptions;
   readonly #store: PageStore;
@@ -41,24 +51,29 @@ export class PageOwner {
    * A ring is about to start: what may this guest read? What the store holds if it is that guest's:
    * its in-flight area says so, or the front end is the process that it served last. An area that
    * names another store belongs to a guest whose pages are elsewhere or gone: then nothing is known,
-   * and reads must not say zeros. Throws RequestError.
+   * and reads must not say zeros. Throws RequestError, RefusedError.
    */
-  meet(frontEnd: ProcessIdentity | undefined, tracked: TrackedInflight | undefined): void {
+  meet(session: MeetingSession): void {
+    const { frontEnd, tracked, isKnown } = session;
     const { header } = this.#store.mapped;
     const named = tracked === undefined ? undefined : markedStore(tracked.inflight, tracked.fd);
     if (named === undefined) {
       const last = header.frontEnd;
-      const isNew = last !== undefined && !isSameProcess(last, frontEnd);
-      if (isNew && this.#options.onNewGuest !== 'keep') this.#forget(false);
+      const isNew = !isKnown && last !== undefined && !isSameProcess(last, frontEnd);
+      if (isNew && this.#options.onNewGuest !== 'keep') this.#forget(session, false);
     } else if (Buffer.compare(named, header.uuid) !== 0) {
       this.#report('error', 'this guest had its pages in another store: they read as errors here');
-      this.#forget(true);
+      this.#forget(session, true);
     }
     header.frontEnd = frontEnd ?? UNKNOWN_PROCESS;
     if (tracked !== undefined) markStore(tracked.inflight, tracked.fd, header.uuid);
   }
 
-  #forget(isLost: boolean): void {
+  #forget({ isServing }: MeetingSession, isLost: boolean): void {
+    // A front end that brings another store's area while it runs rings on this one.
+    if (isServing()) {
+      throw new RequestError('SET_VRING_KICK: expected no other ring to run with another store');
+    }
     if (!this.settle()) {
       throw new RequestError('SET_VRING_KICK: I/O for the last guest has not ended yet');
     }

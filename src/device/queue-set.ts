@@ -29,9 +29,9 @@ const TURN_PAGES = 64;
 /** How long guest memory stays mapped in after the last request. */
 const FORGET_AFTER_MICROS = 500_000;
 
-/** A ring that is stopped: what it may still do of the request that it is at, ... */
+/** A ring that is stopped: pages of its requests between two looks at the clock, ... */
 const FINISH_PAGES = 64;
-/** ... how long it may wait for the backing swap, and between two looks at it. */
+/** ... how long its requests may take, and between two looks at the backing swap. */
 const FINISH_MICROS = 2_000_000;
 const FINISH_LOOK_MILLIS = 50;
 
@@ -125,6 +125,8 @@ export class QueueSet implements DeviceQueues {
   /** Rings that were started, the last time, with a region of that area. */
   readonly #tracked = new Set<number>();
   #isPaused = false;
+  /** What rings had begun did not end in time: their others would wait for the same disk. */
+  #isFinishInVain = false;
 
   constructor(options: QueueSetOptions, watcher: KickWatcher, report: Report) {
     this.#name = options.name;
@@ -270,22 +272,25 @@ export class QueueSet implements DeviceQueues {
   }
 
   /**
-   * Lets what the ring has begun come to its end. What takes longer, because a disk hangs or a guest
-   * asked for very much at once, is given up, and begun again when the ring starts again.
+   * Lets what the ring has begun come to its end, for another process may be the next to serve it.
+   * What takes longer, because a disk hangs or a guest asked for very much at once, is given up, and
+   * begun again when the ring starts again.
    */
   #finish({ queue }: Ring): void {
-    if (!queue.ring.isAttached || !queue.finish(FINISH_PAGES)) return;
-    const backed = this.#backed;
-    if (backed === undefined) return;
+    if (!queue.ring.isAttached || this.#isFinishInVain) return;
     const start = monotonicMicros();
-    while (queue.outstanding > 0 && ((monotonicMicros() - start) | 0) < FINISH_MICROS) {
-      backed.awaitEnded(FINISH_LOOK_MILLIS);
-      queue.finish(FINISH_PAGES);
+    while (queue.finish(FINISH_PAGES)) {
+      if (((monotonicMicros() - start) | 0) >= FINISH_MICROS) {
+        this.#isFinishInVain = true;
+        return;
+      }
+      this.#backed?.awaitEnded(FINISH_LOOK_MILLIS);
     }
   }
 
   setVringKick(index: number, fd: number | undefined, terms: RingTerms): void {
     const ring = this.#ring(index);
+    this.#isFinishInVain = false;
     const region = this.#inflightRegion(index, fd);
     // While it runs, only the descriptor is another.
     const isStart = !ring.isStarted;
@@ -316,7 +321,13 @@ export class QueueSet implements DeviceQueues {
 
   setVringEnable(index: number, isEnabled: boolean): void {
     const ring = this.#ring(index);
-    if (!isEnabled) ring.queue.suspend();
+    if (isEnabled) {
+      this.#isFinishInVain = false;
+    } else {
+      // QEMU disables a ring before it stops it.
+      this.#finish(ring);
+      ring.queue.suspend();
+    }
     ring.setEnabled(isEnabled);
     this.#listServed();
   }

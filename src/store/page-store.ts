@@ -234,7 +234,8 @@ export class PageStore {
   reset(from: number, isLost: boolean): void {
     const { header, arena, objects } = this.mapped;
     const { limitPages } = arena;
-    // Whoever finds it half done must not take what is left for nobody's.
+    // Whoever finds it half done must not take what is left for nobody's, nor for its own.
+    header.uuid = randomBytes(STORE_UUID_BYTES);
     header.frontEnd = UNKNOWN_PROCESS;
     this.#table.fill(SLOT_EMPTY);
     if (isLost) this.#table.fill(SLOT_LOST, from, this.#slots);
@@ -243,7 +244,6 @@ export class PageStore {
     assert(errno === 0, 'nothing in use needs no memory');
     arena.limitPages = limitPages;
     countHeld(this.mapped);
-    header.uuid = randomBytes(STORE_UUID_BYTES);
     header.frontEnd = undefined;
   }
 

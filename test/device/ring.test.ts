@@ -2,6 +2,7 @@
 
 import { readSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
+import type { BlockDeviceOptions } from '../../src/device/block-device.ts';
 import { closeFd, createMemfd } from '../../src/native/fd.ts';
 import { ProtocolError, VHOST_USER } from '../../src/vhost-user-ts/index.ts';
 import {
@@ -18,7 +19,7 @@ import {
 import { openFds } from '../driver/descriptors.ts';
 import { RequestRefused } from '../driver/front-end.ts';
 import type { GuestDriver } from '../driver/guest-driver.ts';
-import { USER_BASE } from '../driver/guest-ram.ts';
+import { GuestRam, USER_BASE } from '../driver/guest-ram.ts';
 import { LocalDevice } from '../driver/local-device.ts';
 import { Random } from '../driver/random.ts';
 
@@ -29,15 +30,20 @@ afterEach(() => {
   for (const device of devices.splice(0)) device.close();
 });
 
-function setUp(): LocalDevice {
-  const local = new LocalDevice();
+function setUp(options: Partial<BlockDeviceOptions> = {}, ram?: GuestRam): LocalDevice {
+  const local = new LocalDevice(options, ram);
   devices.push(local);
   return local;
 }
 
 /** Negotiated, memory sent; a ring set up, not enabled. */
-function started(index = 0, options: { size?: number; startIndex?: number } = {}) {
-  const local = setUp();
+function started(
+  index = 0,
+  options: { size?: number; startIndex?: number } = {},
+  device: Partial<BlockDeviceOptions> = {},
+  ram?: GuestRam,
+) {
+  const local = setUp(device, ram);
   local.negotiate(FEATURES | VIRTIO_RING_F_EVENT_IDX);
   local.frontEnd.setMemoryTable(local.ram);
   const driver = local.makeRing(options.size ?? 16, options);
@@ -150,17 +156,29 @@ describe('starting and stopping', () => {
     expect(driver.complete()).toMatchObject([{ status: 0 }]);
   });
 
-  it('GET_VRING_BASE gives up a request that takes long, and it is done after the restart', () => {
-    const { local, frontEnd, driver, fds } = started(0, { size: 512 });
+  it.each([
+    ['GET_VRING_BASE', false],
+    ['SET_VRING_ENABLE 0', true],
+  ])('%s finishes also a request of thousands of pages', (_, isDisabled) => {
+    // More than is done between two looks at the clock.
+    const ram = new GuestRam(16 << 20);
+    const { local, frontEnd, driver, fds } = started(
+      0,
+      { size: 2048 },
+      { diskBytes: 16 << 20 },
+      ram,
+    );
     frontEnd.setEnabled(0, true);
-    const data = new Random(1).bytes(200 * 4096);
+    const data = new Random(1).bytes(1200 * 4096);
     driver.submit({ type: VIRTIO_BLK_T_OUT, sector: 80, data });
     driver.ring.publish();
     expect(local.device.queues.serve()).toBe(true);
-    expect(frontEnd.getBase(0)).toBe(0);
-    frontEnd.startRing(0, driver.ring, fds, 0);
-    local.serve();
+    if (isDisabled) frontEnd.setEnabled(0, false);
+    else expect(frontEnd.getBase(0)).toBe(1);
     expect(driver.complete()).toMatchObject([{ status: 0 }]);
+    if (isDisabled) expect(frontEnd.getBase(0)).toBe(1);
+    frontEnd.startRing(0, driver.ring, fds, 1);
+    frontEnd.setEnabled(0, true);
     driver.submit({ type: VIRTIO_BLK_T_IN, sector: 80, inBytes: data.length });
     driver.ring.publish();
     local.serve();

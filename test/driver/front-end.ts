@@ -8,9 +8,11 @@ import { closeFd } from '../../src/native/fd.ts';
 import { connectUnix, receiveWithFds, sendWithFds } from '../../src/native/socket.ts';
 import {
   decodeConfig,
+  decodeInflight,
   decodeU64,
   decodeVringState,
   encodeConfig,
+  encodeInflight,
   encodeLog,
   encodeMemTable,
   encodeMessage,
@@ -21,6 +23,7 @@ import {
   FLAG_NEED_REPLY,
   FLAG_REPLY,
   HEADER,
+  type Inflight,
   type LogDescription,
   type MemoryRegion,
   type Message,
@@ -64,6 +67,8 @@ export class FrontEnd {
   readonly fd: number;
   /** Bits that SET_PROTOCOL_FEATURES acknowledged. */
   protocolFeatures = 0n;
+  /** After so many messages more it is as if the connection had ended. */
+  messagesLeft = Number.POSITIVE_INFINITY;
   readonly #pump: () => void;
 
   /** Takes ownership of a connected, non-blocking socket. */
@@ -83,20 +88,22 @@ export class FrontEnd {
   }
 
   sendRaw(bytes: Uint8Array, fds: readonly number[] = []): void {
+    if (this.messagesLeft-- <= 0) throw new ConnectionClosed('the front end has no more to say');
     const result = sendWithFds(this.fd, Uint8Array.from(bytes), fds);
     if (result < 0) throw new ConnectionClosed(`send: errno ${-result}`);
   }
 
   /** The next message, waited for. Throws ConnectionClosed at the end of the stream. */
   receive(): Message {
-    const header = this.#receiveBytes(HEADER.BYTES);
+    const fds: number[] = [];
+    const header = this.#receiveBytes(HEADER.BYTES, fds);
     const view = new DataView(header.buffer);
     const size = view.getUint32(HEADER.size, true);
     return {
       request: view.getUint32(HEADER.request, true),
       flags: view.getUint32(HEADER.flags, true),
-      payload: size === 0 ? new Uint8Array(0) : this.#receiveBytes(size),
-      fds: [],
+      payload: size === 0 ? new Uint8Array(0) : this.#receiveBytes(size, fds),
+      fds,
     };
   }
 
@@ -153,6 +160,18 @@ export class FrontEnd {
 
   setLogBase(log: LogDescription, fd: number): void {
     this.order(VHOST_USER.SET_LOG_BASE, encodeLog(log), [fd]);
+  }
+
+  /** `bytes`: of the payload; QEMU pads it to 24. The descriptor is the caller's. */
+  getInflight(queues: number, queueSize: number, bytes = 20): { inflight: Inflight; fd: number } {
+    const wanted = { mmapBytes: 0, mmapOffset: 0, queues, queueSize };
+    const reply = this.query(VHOST_USER.GET_INFLIGHT_FD, encodeInflight(wanted, bytes));
+    if (reply.fds.length !== 1) throw new Error(`expected a descriptor, got ${reply.fds.length}`);
+    return { inflight: decodeInflight(reply), fd: reply.fds[0]! };
+  }
+
+  setInflight(inflight: Inflight, fd: number, bytes = 20): void {
+    this.order(VHOST_USER.SET_INFLIGHT_FD, encodeInflight(inflight, bytes), [fd]);
   }
 
   setNum(index: number, num: number): void {
@@ -231,12 +250,12 @@ export class FrontEnd {
     return reply;
   }
 
-  #receiveBytes(count: number): Uint8Array {
+  #receiveBytes(count: number, fds: number[]): Uint8Array {
     const bytes = new Uint8Array(new ArrayBuffer(count));
     const end = Date.now() + ANSWER_MILLIS_MAX;
     let done = 0;
     while (done < count) {
-      const received = receiveWithFds(this.fd, bytes, done, count - done, []);
+      const received = receiveWithFds(this.fd, bytes, done, count - done, fds);
       if (received === 0) throw new ConnectionClosed('the back end has closed the connection');
       if (received > 0) done += received;
       else if (received !== -EAGAIN) throw new ConnectionClosed(`receive: errno ${-received}`);

@@ -157,7 +157,13 @@ export class Frontend {
     const wanted = { mmapBytes: 0, mmapOffset: 0, queues, queueSize };
     this.#connection.send(VHOST_USER.GET_INFLIGHT_FD, 0, encodeInflight(wanted));
     const answer = this.#receiveReply(VHOST_USER.GET_INFLIGHT_FD, 1);
-    return { inflight: decodeInflight(answer), fd: answer.fds[0]! };
+    const fd = answer.fds[0]!;
+    try {
+      return { inflight: decodeInflight(answer), fd };
+    } catch (error) {
+      closeFd(fd);
+      throw error;
+    }
   }
 
   /** Gives the back end that memory, or what it has had before it went; `fd` stays the caller's. */

@@ -9,20 +9,23 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { afterEach, describe, expect, it } from 'vitest';
-import { closeFd } from '../../src/native/fd.ts';
+import { closeFd, duplicateFd } from '../../src/native/fd.ts';
 import { socketPair } from '../../src/native/socket.ts';
 import {
   type BackendHandler,
   BackendSession,
+  Connection,
   connectUnix,
   createEventFd,
   createMemfd,
+  FLAG_REPLY,
   Frontend,
   type MemoryRegion,
   PROTOCOL_FEATURES,
   ProtocolError,
   RequestError,
   VHOST_F_LOG_ALL,
+  VHOST_USER,
   VHOST_USER_BACKEND,
   VHOST_USER_F_PROTOCOL_FEATURES,
 } from '../../src/vhost-user-ts/index.ts';
@@ -46,7 +49,7 @@ function openFds(): number {
 }
 
 /** Notes every call; closes the descriptors it is given. */
-function recorder(): { handler: BackendHandler; calls: unknown[][] } {
+function recorder() {
   const calls: unknown[][] = [];
   const answers: Record<string, unknown> = {
     features: DEVICE_FEATURES,
@@ -69,19 +72,23 @@ function recorder(): { handler: BackendHandler; calls: unknown[][] } {
       };
     },
   }) as unknown as BackendHandler;
-  return { handler, calls };
+  return { handler, calls, answers };
 }
 
-function connected() {
+/** `isMute`: the back end never answers by itself. */
+function connected({ isMute = false } = {}) {
   const [ours, theirs] = socketPair();
-  const { handler, calls } = recorder();
+  const { handler, calls, answers } = recorder();
   const backend = new BackendSession(theirs, handler);
-  const frontend = new Frontend(ours, { answerMillis: 300, wait: () => void backend.poll() });
+  const frontend = new Frontend(ours, {
+    answerMillis: 300,
+    wait: () => void (isMute || backend.poll()),
+  });
   cleanUp.push(
     () => frontend.close(),
     () => backend.close(),
   );
-  return { frontend, backend, calls };
+  return { frontend, backend, calls, answers, theirs };
 }
 
 describe('Frontend', () => {
@@ -93,6 +100,43 @@ describe('Frontend', () => {
     expect(calls).toContainEqual(['setFeatures', 1n << 32n, false]);
     expect(frontend.queueCount()).toBe(3);
     expect(frontend.memorySlots()).toBe(7);
+  });
+
+  it('has an in-flight area made, and brings it; descriptors stay whose they are', () => {
+    const { frontend, calls, answers } = connected();
+    const memory = createMemfd('test', 8192);
+    cleanUp.push(() => closeFd(memory));
+    frontend.negotiate(DEVICE_FEATURES, PROTOCOL_FEATURES);
+    const inflight = { mmapBytes: 8192, mmapOffset: 4096, queues: 2, queueSize: 128 };
+    answers.getInflight = () => ({ inflight, fd: memory });
+    const before = openFds();
+    const found = frontend.getInflight(2, 128);
+    expect(found.inflight).toEqual(inflight);
+    expect(found.fd).not.toBe(memory);
+    expect(openFds()).toBe(before + 1);
+    frontend.setInflight(found.inflight, found.fd);
+    expect(calls.at(-1)!.slice(0, 2)).toEqual(['setInflight', inflight]);
+    closeFd(found.fd);
+    expect(openFds()).toBe(before);
+  });
+
+  it('closes the descriptor of an in-flight area that makes no sense', () => {
+    const { frontend, theirs } = connected({ isMute: true });
+    const memory = createMemfd('test', 8192);
+    cleanUp.push(() => closeFd(memory));
+    const backend = new Connection(duplicateFd(theirs));
+    cleanUp.push(() => backend.close());
+    const before = openFds();
+    for (const [payload, fds] of [
+      [new Uint8Array(19), [memory]],
+      [new Uint8Array(24).fill(255), [memory]],
+      [new Uint8Array(20), []],
+      [new Uint8Array(20), [memory, memory]],
+    ] as const) {
+      backend.send(VHOST_USER.GET_INFLIGHT_FD, FLAG_REPLY, payload, fds);
+      expect(() => frontend.getInflight(2, 128)).toThrow(ProtocolError);
+      expect(openFds()).toBe(before);
+    }
   });
 
   it('without protocol features is a front end of old', () => {

@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest';
 import {
   decodeConfig,
   decodeEmpty,
+  decodeInflight,
   decodeLog,
   decodeMemTable,
   decodeSingleRegion,
@@ -12,6 +13,7 @@ import {
   decodeVringAddress,
   decodeVringState,
   encodeConfig,
+  encodeInflight,
   encodeLog,
   encodeMemTable,
   encodeMessage,
@@ -112,6 +114,46 @@ describe('round trips', () => {
           0,
         ]);
       }),
+    );
+  });
+});
+
+describe('an in-flight description', () => {
+  const description = fc.record({
+    mmapBytes: safe,
+    mmapOffset: safe,
+    queues: fc.nat(0xffff),
+    queueSize: fc.nat(0xffff),
+  });
+
+  it.each([20, 24])('comes back from %i bytes, as the document or QEMU has it', (bytes) => {
+    fc.assert(
+      fc.property(description, (value) => {
+        const encoded = encodeInflight(value, bytes);
+        expect(encoded).toHaveLength(bytes);
+        expect(decodeInflight(any(encoded))).toEqual(value);
+      }),
+    );
+  });
+
+  it('has its fields where the document has them', () => {
+    const value = { mmapBytes: 0x1122334455, mmapOffset: 0x1000, queues: 0x0102, queueSize: 0x80 };
+    expect(Buffer.from(encodeInflight(value)).toString('hex')).toBe(
+      '5544332211000000' + '0010000000000000' + '0201' + '8000',
+    );
+  });
+
+  it.each([0, 16, 19, 21, 23, 25])('of %i bytes is none', (bytes) => {
+    expect(() =>
+      decodeInflight(message(VHOST_USER.SET_INFLIGHT_FD, new Uint8Array(bytes))),
+    ).toThrow(new ProtocolError(`SET_INFLIGHT_FD: expected a payload of 20 bytes, got ${bytes}`));
+  });
+
+  it.each([0, 8])('beyond 2^53 in byte %i is none', (at) => {
+    const payload = new Uint8Array(24);
+    payload[at + 7] = 1;
+    expect(() => decodeInflight(message(VHOST_USER.SET_INFLIGHT_FD, payload))).toThrow(
+      `SET_INFLIGHT_FD: byte ${at}: expected less than 2^53, got 0x100000000000000`,
     );
   });
 });

@@ -19,6 +19,9 @@ import type { Random } from './random.ts';
 const PLACE = 65536;
 const PAGE_BYTES = 4096;
 
+/** One for all: making one takes longer than many an operation. */
+const passing = new PageWindow(2 * PLACE);
+
 interface Pending {
   readonly slot: number;
   readonly client: PageClient<PageWindow>;
@@ -36,7 +39,6 @@ export class PendingPageDevice implements PageDevice<PageWindow> {
   /** Whether the next operation on a slot with nothing pending is pending. */
   isSlow: (slot: number) => boolean = () => true;
   readonly #waiting: Pending[] = [];
-  readonly #window = new PageWindow(2 * PLACE);
 
   constructor(slots: number) {
     this.slots = slots;
@@ -61,9 +63,8 @@ export class PendingPageDevice implements PageDevice<PageWindow> {
   ): PageResult {
     if (!this.#waits(slot)) return this.pages.writePage(slot, window, offset);
     return this.#wait(slot, client, request, page, () => {
-      if (!client.takePage(request, page, this.#window, PLACE, PAGE_BYTES))
-        throw new Error('no data');
-      return this.pages.writePage(slot, this.#window, PLACE);
+      if (!client.takePage(request, page, passing, PLACE, PAGE_BYTES)) throw new Error('no data');
+      return this.pages.writePage(slot, passing, PLACE);
     });
   }
 
@@ -76,9 +77,7 @@ export class PendingPageDevice implements PageDevice<PageWindow> {
     page: number,
   ): PageResult {
     if (!this.#waits(slot)) return this.pages.readPage(slot, window, offset);
-    return this.#wait(slot, client, request, page, () =>
-      this.pages.readPage(slot, this.#window, PLACE),
-    );
+    return this.#wait(slot, client, request, page, () => this.pages.readPage(slot, passing, PLACE));
   }
 
   freePage(slot: number, client: PageClient<PageWindow>, request: number): PageResult {
@@ -103,9 +102,9 @@ export class PendingPageDevice implements PageDevice<PageWindow> {
   ): PageResult {
     if (!this.#waits(slot)) return this.pages.writePart(slot, from, to, window, offset);
     return this.#wait(slot, client, request, page, () => {
-      const isThere = client.takePage(request, page, this.#window, PLACE, to - from);
+      const isThere = client.takePage(request, page, passing, PLACE, to - from);
       if (!isThere) throw new Error('no data');
-      return this.pages.writePart(slot, from, to, this.#window, PLACE);
+      return this.pages.writePart(slot, from, to, passing, PLACE);
     });
   }
 
@@ -122,7 +121,7 @@ export class PendingPageDevice implements PageDevice<PageWindow> {
     const picked = random.pick(firsts);
     this.#waiting.splice(this.#waiting.indexOf(picked), 1);
     const { client, request, page } = picked;
-    client.endPage(request, page, picked.run() === PAGE_DONE, this.#window, PLACE);
+    client.endPage(request, page, picked.run() === PAGE_DONE, passing, PLACE);
   }
 
   settleAll(random: Random): void {

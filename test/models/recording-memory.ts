@@ -1,7 +1,7 @@
 /**
- * A store's memory that keeps a record of every write, in order, so that a test can have what was in
- * it at any moment: typed arrays behind proxies, copies of them as images to which the record is
- * applied step by step. A copy or fill is recorded in pieces of at most 8 bytes.
+ * Memory that tells of every write: typed arrays behind proxies. A copy or fill is told of in pieces,
+ * as it would be found in the middle. Of a store's memory a record is kept, in order, so that a test
+ * can have what was in it at any moment: images to which the record is applied step by step.
  *
  * Recorded is what recovery believes: table, block map, arena. The rest is real and forgotten.
  */
@@ -12,7 +12,7 @@ import { Arena, PAGES_PER_BLOCK } from '../../src/xvmalloc/arena.ts';
 import type { ArenaFile } from '../../src/xvmalloc/arena-file.ts';
 import { Xvmalloc } from '../../src/xvmalloc/xvmalloc.ts';
 
-type Words = Int32Array | Uint8Array;
+type Words = Int32Array | Uint16Array | Uint8Array;
 
 /** The memory that survives: what is in it, by part. */
 export interface Image {
@@ -31,7 +31,8 @@ interface Write {
 }
 
 const targets = new WeakMap<object, { target: Words; wrote: Wrote }>();
-type Wrote = (at: number, values: readonly number[]) => void;
+/** Called when elements from `at` on have these values now. */
+export type Wrote = (at: number, values: readonly number[]) => void;
 
 const PIECE_BYTES = 8;
 const WORDS_PER_PAGE = 1024;
@@ -83,11 +84,8 @@ export class RecordingMemory {
   }
 
   #recorded<T extends Words>(part: keyof Image, target: T): T {
-    return record(target, (at, values) => {
-      const piece = PIECE_BYTES / target.BYTES_PER_ELEMENT;
-      for (let i = 0; i < values.length; i += piece) {
-        this.writes.push({ part, at: at + i, values: values.slice(i, i + piece), zeros: 0 });
-      }
+    return recordWrites(target, PIECE_BYTES, (at, values) => {
+      this.writes.push({ part, at, values, zeros: 0 });
     });
   }
 }
@@ -161,7 +159,8 @@ function allocatorOver(
   return { arena, objects: new Xvmalloc(arena, lists) };
 }
 
-function record<T extends Words>(target: T, wrote: Wrote): T {
+/** The array behind a proxy that calls `wrote` after each write; copies in pieces of some bytes. */
+export function recordWrites<T extends Words>(target: T, pieceBytes: number, wrote: Wrote): T {
   const proxy = new Proxy(target, {
     set(_, key, value: number) {
       const at = Number(key);
@@ -174,22 +173,43 @@ function record<T extends Words>(target: T, wrote: Wrote): T {
       if (typeof value !== 'function') return value;
       if (key === 'subarray') {
         return (from: number, end?: number) =>
-          record(target.subarray(from, end), (at, values) => wrote(from + at, values));
+          recordWrites(target.subarray(from, end), pieceBytes, (at, values) => {
+            wrote(from + at, values);
+          });
       }
       return (...args: unknown[]) => {
-        const before = target.slice();
+        const [from, end] = changedBy(key as string, args, target.length);
+        const before = target.slice(from, end);
         const result = value.apply(target, args) as unknown;
-        let from = 0;
-        while (from < target.length && before[from] === target[from]) from++;
-        let end = target.length;
-        while (end > from && before[end - 1] === target[end - 1]) end--;
-        if (end > from) wrote(from, [...target.subarray(from, end)]);
+        const after = target.slice(from, end);
+        const isChanged = Buffer.compare(bytesOf(before), bytesOf(after)) !== 0;
+        if (isChanged) target.set(before, from);
+        const piece = pieceBytes / target.BYTES_PER_ELEMENT;
+        for (let i = 0; isChanged && i < after.length; i += piece) {
+          const part = after.subarray(i, i + piece);
+          target.set(part, from + i);
+          wrote(from + i, [...part]);
+        }
         return result === target ? proxy : result;
       };
     },
   });
   targets.set(proxy, { target, wrote });
   return proxy;
+}
+
+/** Elements that a call of an array's method may write. */
+function changedBy(method: string, args: readonly unknown[], length: number): [number, number] {
+  const [first, second, third] = args as [number, number | undefined, number | undefined];
+  if (method === 'fill') return [second ?? 0, third ?? length];
+  if (method === 'copyWithin') return [first, Math.min(length, first + (third! - second!))];
+  if (method !== 'set') return [0, 0];
+  const from = second ?? 0;
+  return [from, from + (args[0] as { length: number }).length];
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: Words): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
 }
 
 /** Runs `use` with atomic operations that know recorded arrays. */

@@ -5,7 +5,7 @@ TSX := node --import tsx
 BUILD_INPUTS := $(shell find src -name '*.ts' -not -name '*.d.ts') src/lzo-wasm/asconfig.json \
 	tsconfig.json tsconfig.build.json package.json
 
-.PHONY: help demo guest test check bench bench-guest fuzz build clean
+.PHONY: help demo guest test check bench bench-guest fuzz stress kills build clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,14 @@ bench: build ## the data path beside peers, the codec beside liblzo2, the parts 
 fuzz: build ## seeded fuzzers, FUZZ_SECONDS long (120)
 	@$(TSX) scripts/setup.ts check
 	$(TSX) scripts/fuzz.ts --seconds $(or $(FUZZ_SECONDS),120)
+
+stress: build ## a million random operations while connections end and daemons are killed
+	@$(TSX) scripts/setup.ts check
+	$(TSX) scripts/stress.ts reconnects
+
+kills: build ## guests swap while their daemon is killed 50 times (KILLS=50)
+	@$(TSX) scripts/setup.ts test
+	RAMZSWAP_KILLS=$(or $(KILLS),50) npx vitest run --project guests test/guests/kills.test.ts
 
 build: dist/.stamp ## dist/bin/ramzswapd.js and dist/bin/rzscontrol.js
 

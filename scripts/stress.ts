@@ -3,6 +3,7 @@
  * seed gives the same requests again.
  *
  *   tsx scripts/stress.ts model --operations 1000000 [--seed N]   random requests against a model
+ *   tsx scripts/stress.ts reconnects --operations 1000000   the same while connections end and daemons are killed
  *   tsx scripts/stress.ts races --seconds 300        rings stopped, front ends gone, under load
  *   tsx scripts/stress.ts kicks --rounds 10000000    both sides of a ring, kicks and interrupts
  *   tsx scripts/stress.ts bursts --rounds 1000000    the same with a daemon, eventfds and sleeps
@@ -22,9 +23,10 @@ import {
   memoryOf,
   openFdsOf,
   RACE_DAEMON_ARGS,
-  runReconnects,
+  runReconnects as runRaceReconnects,
   runRingRaces,
 } from '../test/models/race-run.ts';
+import { MortalDaemon, runReconnects } from '../test/models/reconnect-run.ts';
 import { SharedSlots } from '../test/models/shared-slots.ts';
 
 const { values, positionals } = parseArgs({
@@ -50,22 +52,43 @@ async function withDaemon<T>(args: readonly string[], use: (daemon: Daemon) => P
   }
 }
 
-async function model(): Promise<string> {
+/** A line every 100,000 operations. */
+function progress(): (operations: number) => void {
   let told = 0;
-  const options = {
-    seed,
-    operations: Number(values.operations),
-    onProgress(operations: number) {
-      if (operations - told < 100_000) return;
-      told = operations;
-      console.log(`${operations} operations, ${elapsed()}`);
-    },
+  return (operations) => {
+    if (operations - told < 100_000) return;
+    told = operations;
+    console.log(`${operations} operations, ${elapsed()}`);
   };
+}
+
+async function model(): Promise<string> {
+  const options = { seed, operations: Number(values.operations), onProgress: progress() };
   const { operations, statistics } = await withDaemon(MODEL_DAEMON_ARGS, (daemon) =>
     runModel(daemon, options),
   );
   console.log(JSON.stringify(statistics));
   return `${operations} operations without a difference`;
+}
+
+/** A quarter each: with and without an in-flight area, connections that end, and kills as well. */
+async function reconnects(): Promise<string> {
+  const operations = Number(values.operations) / 4;
+  const args = [...MODEL_DAEMON_ARGS, '--queue-threads', values['queue-threads']];
+  for (const cutsPerKill of [Number.POSITIVE_INFINITY, 20]) {
+    for (const hasInflight of [true, false]) {
+      const daemon = await MortalDaemon.start(args);
+      try {
+        const options = { seed, operations, hasInflight, cutsPerKill, onProgress: progress() };
+        const figures = await runReconnects(daemon, options);
+        const area = hasInflight ? 'in-flight area' : 'used indices alone';
+        console.log(`${area}: ${JSON.stringify(figures)}, ${elapsed()}`);
+      } finally {
+        await daemon.stop();
+      }
+    }
+  }
+  return `${4 * operations} operations without a difference`;
 }
 
 /** Half of the time for rings that change in a session, half for sessions that end. */
@@ -74,16 +97,16 @@ async function races(): Promise<string> {
   return withDaemon(RACE_DAEMON_ARGS, async (daemon) => {
     const end = Date.now() + millis;
     console.log(JSON.stringify(runRingRaces(daemon, seed, () => Date.now() > end)));
-    return `${JSON.stringify(await reconnects(millis))}, nothing lost`;
+    return `${JSON.stringify(await raceReconnects(millis))}, nothing lost`;
   });
 }
 
 /** On a daemon of its own: pages of the ring races would be none of the versions expected. */
-function reconnects(millis: number) {
+function raceReconnects(millis: number) {
   return withDaemon(RACE_DAEMON_ARGS, async (daemon) => {
     const before = openFdsOf(daemon.pid);
     const end = Date.now() + millis;
-    const figures = runReconnects(daemon, seed, () => Date.now() > end);
+    const figures = runRaceReconnects(daemon, seed, () => Date.now() > end);
     await sleep(500);
     const rssMiB = Math.round(memoryOf(daemon.pid, 'VmRSS') / 2 ** 20);
     const vszGiB = Math.round(memoryOf(daemon.pid, 'VmSize') / 2 ** 30);
@@ -128,7 +151,9 @@ async function slots(): Promise<string> {
   });
 }
 
-const PROGRAMS: Record<string, () => Promise<string>> = { model, races, kicks, bursts, slots };
+const PROGRAMS: Record<string, () => Promise<string>> = {
+  ...{ model, reconnects, races, kicks, bursts, slots },
+};
 
 const program = PROGRAMS[positionals[0] ?? ''];
 if (program === undefined) {

@@ -1,6 +1,6 @@
 /** The built daemon as a child process, and a driver's connection to it. */
 
-import { existsSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa, type ResultPromise } from 'execa';
@@ -25,7 +25,7 @@ export const RAMZSWAPD = built('ramzswapd');
 export const RZSCONTROL = built('rzscontrol');
 export const isBuilt = existsSync(RAMZSWAPD) && existsSync(RZSCONTROL);
 
-const START_MILLIS_MAX = 10_000;
+const START_MILLIS_MAX = 20_000;
 const SLICE_MILLIS = 50;
 
 export function sleep(millis: number): Promise<void> {
@@ -76,6 +76,8 @@ export class Daemon {
     fds: readonly number[] = [],
   ): Promise<Daemon> {
     const path = join(folder.path, 'vhost.sock');
+    // A killed one has left it.
+    rmSync(path, { force: true });
     const disksize = args.includes('--backing-swap') ? [] : ['--disksize', '64M'];
     const all = ['--socket-path', path, ...disksize, ...args];
     const [program, ...rest] = [...wrapper, process.execPath, ...nodeFlags, RAMZSWAPD, ...all];
@@ -85,9 +87,14 @@ export class Daemon {
       env,
     });
     const daemon = new Daemon(folder, child as Child, path);
-    await until(() => existsSync(path) || child.exitCode !== null, 'socket', START_MILLIS_MAX);
-    if (child.exitCode !== null) throw new Error(`the daemon did not start: ${daemon.stderr}`);
-    return daemon;
+    try {
+      await until(() => existsSync(path) || child.exitCode !== null, 'socket', START_MILLIS_MAX);
+      if (child.exitCode !== null) throw new Error('it ended');
+      return daemon;
+    } catch (error) {
+      child.kill('SIGKILL');
+      throw new Error(`the daemon did not start: ${daemon.stderr}`, { cause: error });
+    }
   }
 
   /**

@@ -7,7 +7,11 @@
 import { EPOLLIN, Epoll } from '../../src/native/epoll.ts';
 import { createEventFd, drainEventFd, signalEventFd } from '../../src/native/eventfd.ts';
 import { closeFd } from '../../src/native/fd.ts';
-import { PROTOCOL_FEATURES, VHOST_F_LOG_ALL } from '../../src/vhost-user-ts/index.ts';
+import {
+  type Inflight,
+  PROTOCOL_FEATURES,
+  VHOST_F_LOG_ALL,
+} from '../../src/vhost-user-ts/index.ts';
 import {
   VIRTIO_F_VERSION_1,
   VIRTIO_RING_F_EVENT_IDX,
@@ -15,6 +19,7 @@ import {
 } from '../../src/virtio/features.ts';
 import { BLOCK_FEATURES } from '../../src/virtio-blk/config-space.ts';
 import type { SharedLog } from './dirty-tracker.ts';
+import type { DriverRing } from './driver-ring.ts';
 import { FrontEnd } from './front-end.ts';
 import { type Completion, GuestDriver } from './guest-driver.ts';
 import { GuestRam, type RamRegion, USER_BASE } from './guest-ram.ts';
@@ -94,14 +99,20 @@ export interface MultiQueueOptions {
   readonly eventIdx?: boolean;
   /** Taken over: closed with the guest. */
   readonly ram?: GuestRam;
+  /** Requests are tracked in an in-flight area, for the next connection. */
+  readonly hasInflight?: boolean;
 }
 
 export class MultiQueueGuest {
-  readonly frontEnd: FrontEnd;
+  /** Of the present connection. */
+  frontEnd: FrontEnd;
   readonly ram: GuestRam;
   readonly queues: readonly QueueDriver[];
   /** What was negotiated. */
   readonly #features: bigint;
+  readonly #hasInflight: boolean;
+  #isCut = false;
+  #area: { inflight: Inflight; fd: number } | undefined;
   readonly #epoll = new Epoll();
   /** Times that the driver went to sleep for an interrupt. */
   sleeps = 0;
@@ -115,12 +126,45 @@ export class MultiQueueGuest {
     );
     const eventIdx = isEvent ? VIRTIO_RING_F_EVENT_IDX : 0n;
     this.#features = BLOCK_FEATURES | VIRTIO_F_VERSION_1 | VIRTIO_RING_F_INDIRECT_DESC | eventIdx;
+    this.#hasInflight = options.hasInflight ?? false;
+    for (const queue of this.queues) this.#epoll.add(queue.callFd, EPOLLIN, queue.index);
+    this.#begin(({ startIndex }) => startIndex);
+  }
+
+  /** The connection ends, and nothing else. */
+  cut(): void {
+    if (!this.#isCut) this.frontEnd.close();
+    this.#isCut = true;
+  }
+
+  /**
+   * Another connection takes up where the last has ended, in the middle of requests perhaps, as QEMU
+   * does: rings begin at their used index, the in-flight area is brought again.
+   */
+  reconnect(frontEnd: FrontEnd): void {
+    this.cut();
+    this.frontEnd = frontEnd;
+    this.#isCut = false;
+    this.#begin(({ usedIdx }) => usedIdx);
+  }
+
+  /** The guest is reset: what was in flight is nobody's. The next connection gets a new area. */
+  dropInflight(): void {
+    if (this.#area !== undefined) closeFd(this.#area.fd);
+    this.#area = undefined;
+  }
+
+  #begin(baseOf: (ring: DriverRing) => number): void {
+    const { frontEnd, queues } = this;
     frontEnd.negotiate(this.#features, PROTOCOL_FEATURES);
+    if (this.#hasInflight) {
+      this.#area ??= frontEnd.getInflight(queues.length, queues[0]!.driver.ring.size);
+      frontEnd.setInflight(this.#area.inflight, this.#area.fd);
+    }
     frontEnd.setMemoryTable(this.ram);
-    for (const queue of this.queues) {
-      this.#epoll.add(queue.callFd, EPOLLIN, queue.index);
-      frontEnd.startRing(queue.index, queue.driver.ring, queue.fds);
-      frontEnd.setEnabled(queue.index, true);
+    for (const { index, driver, fds } of queues) {
+      frontEnd.startRing(index, driver.ring, fds, baseOf(driver.ring));
+      frontEnd.setEnabled(index, true);
     }
   }
 
@@ -210,7 +254,8 @@ export class MultiQueueGuest {
   }
 
   close(): void {
-    this.frontEnd.close();
+    this.cut();
+    this.dropInflight();
     for (const queue of this.queues) queue.close();
     this.#epoll.close();
     this.ram.close();

@@ -11,15 +11,20 @@ import { MultiQueueGuest } from '../driver/multi-queue.ts';
 import { DeviceProgram } from './device-program.ts';
 
 const PAGE_BYTES = 4096;
-const NAME = 'ramzswap0';
+export const MODEL_NAME = 'ramzswap0';
 /** A ring as large as its table, QEMU's, and one that only just holds the depth. */
-const RING_SIZES = [1024, 256, 128, 32];
+export const MODEL_RING_SIZES = [1024, 256, 128, 32];
 /** Then the front end goes and another comes, with other features and other indices. */
 const BATCHES_PER_SESSION = 64;
 
 export const MODEL_DISK_BYTES = 32 << 20;
 /** Without its disk: that is MODEL_DAEMON_ARGS, or a backing swap. */
-export const MODEL_QUEUE_ARGS = ['--num-queues', `${RING_SIZES.length}`, '--log-level', 'warn'];
+export const MODEL_QUEUE_ARGS = [
+  '--num-queues',
+  `${MODEL_RING_SIZES.length}`,
+  '--log-level',
+  'warn',
+];
 export const MODEL_DAEMON_ARGS = ['--disksize', `${MODEL_DISK_BYTES >> 20}M`, ...MODEL_QUEUE_ARGS];
 
 export interface ModelRunOptions {
@@ -40,14 +45,14 @@ export async function runModel(
   try {
     const header = readPageZero(guest);
     const slots = MODEL_DISK_BYTES / PAGE_BYTES;
-    const program = new DeviceProgram({ seed, slots, name: NAME, header, hasBacking });
+    const program = new DeviceProgram({ seed, slots, name: MODEL_NAME, header, hasBacking });
     // The read of the header counts too.
     program.model.apply({ kind: 'read', sector: 0n, pages: 1 });
     for (let batch = 1; ; batch++) {
       program.submit(guest.queues.map(({ driver }) => driver));
       for (const { driver } of guest.queues) driver.flush();
       guest.completeAll(({ index }, done) => program.take(index, done));
-      const statistics = await control.call<Statistics>('statistics', { device: NAME });
+      const statistics = await control.call<Statistics>('statistics', { device: MODEL_NAME });
       program.compareStatistics(statistics);
       onProgress(program.operations);
       if (program.operations >= operations) return { operations: program.operations, statistics };
@@ -62,7 +67,10 @@ export async function runModel(
 }
 
 function connect(daemon: Daemon, session: number, startIndex: number): MultiQueueGuest {
-  const queues = RING_SIZES.map((size, i) => ({ size, startIndex: (startIndex + i) & 0xffff }));
+  const queues = MODEL_RING_SIZES.map((size, i) => ({
+    size,
+    startIndex: (startIndex + i) & 0xffff,
+  }));
   return MultiQueueGuest.connect(daemon.socketPath, { queues, eventIdx: session % 2 === 0 });
 }
 

@@ -89,6 +89,18 @@ export class GuestDaemon {
     throw new Error(`ramzswapd did not start:\n${said}`);
   }
 
+  /** Ends it as a crash does, at this moment, and starts another in its place, which has its log. */
+  async killAndRestart(): Promise<void> {
+    const exited = once(this.#process, 'exit');
+    this.#process.kill('SIGKILL');
+    await exited;
+    // For the next one's is to be waited for.
+    rmSync(this.socketPath, { force: true });
+    this.#process = this.#begin(this.#args);
+    if (await socketAppears(this.socketPath, this.#process)) return;
+    throw new Error(`ramzswapd did not start again:\n${this.log.slice(-20).join('\n')}`);
+  }
+
   get pid(): number {
     return this.#process.pid!;
   }

@@ -3,6 +3,7 @@
  * afterwards on both sides. The tables are rows of this; here they are played.
  */
 
+import { mkdtempSync, rmSync } from 'node:fs';
 import { expect, it } from 'vitest';
 import { GuestDaemon } from '../../guest/daemon.ts';
 import { DEFAULT_GUEST, GUESTS, type GuestName } from '../../guest/guests.ts';
@@ -60,6 +61,8 @@ export interface Scenario {
   /** The daemons' options, one list for each disk; behind --backing-swap comes what `backing` makes. */
   readonly daemons?: readonly (readonly string[])[];
   readonly backing?: () => MadeBacking;
+  /** The stores are files in a directory on a tmpfs: daemons may be killed and started again. */
+  readonly isStoreKept?: boolean;
   /** The disks' own options, the same for all. `absent`: the scenario plugs them itself. */
   readonly disk?: Omit<NonNullable<GuestOptions['disks']>[number], 'socketPath'>;
   readonly attached?: 'at boot' | 'later';
@@ -69,6 +72,8 @@ export interface Scenario {
   >;
   readonly orders?: GuestOptions['orders'];
   readonly commands: readonly string[];
+  /** Called once, as QEMU starts: before the firmware has found the disk. */
+  readonly atStart?: (daemons: readonly GuestDaemon[]) => Promise<void>;
   /** Called at each marker, in their order but not one after the other. */
   readonly act?: (stage: Stage) => Promise<void> | void;
   readonly check: (outcome: Outcome) => void;
@@ -80,6 +85,8 @@ const TIMEOUT_MILLIS = 240_000;
 /** Upkeep of a device that has gone quiet is done within a second; a second one is then measured. */
 const SETTLE_MILLIS = 1_800;
 const IDLE_MILLIS = 1_000;
+
+const STORES = '/dev/shm/ramzswap-guest-';
 
 export const DISK_512M: readonly string[] = ['--disksize', '512M'];
 
@@ -111,17 +118,22 @@ export function value(guest: GuestResult, marker: string, name: string): number 
 
 async function play(scenario: Scenario, name: GuestName): Promise<Outcome> {
   const backing = scenario.backing?.();
+  const storeDirectory = scenario.isStoreKept === true ? mkdtempSync(STORES) : undefined;
   const daemons: GuestDaemon[] = [];
   try {
     for (const args of scenario.daemons ?? [DISK_512M]) {
       daemons.push(
-        await GuestDaemon.start(...daemonArguments(args, daemons.length, name, backing)),
+        await GuestDaemon.start(
+          ...daemonArguments(args, daemons.length, name, backing),
+          ...(storeDirectory === undefined ? [] : ['--store-dir', storeDirectory]),
+        ),
       );
     }
     return await playWith(scenario, name, daemons);
   } finally {
     for (const daemon of daemons) await daemon.stop();
     backing?.remove();
+    if (storeDirectory !== undefined) rmSync(storeDirectory, { recursive: true });
   }
 }
 
@@ -153,6 +165,7 @@ async function playWith(
   const count = counter();
   const notes = new Map<string, Statistics>();
   const note = async (name: string) => void notes.set(name, await daemons[0]!.statistics());
+  const started = scenario.atStart?.(daemons);
   const guest = await runGuest({
     ...scenario.hardware,
     guest: name,
@@ -167,6 +180,7 @@ async function playWith(
       await scenario.act?.({ marker, nth, guest: running, daemons, note });
     },
   });
+  await started;
   const seen = `guest console:\n${guest.console.join('\n')}`;
   expect(guest.poweredOff, seen).toBe(true);
   expect(findMarker(guest, 'cmd')?.values.exit, seen).toBe('0');

@@ -43,7 +43,9 @@ function command(): Command {
 async function run(device: string | undefined, options: Options): Promise<string> {
   const changes = wantedChanges(options);
   if (device !== undefined && options.stats !== true && changes.length === 0) {
-    throw new UsageError(`what about ${device}? expected --stats, --reset, …_kb (see --help)`);
+    throw new UsageError(
+      `what about ${device}? expected --stats, --reset, --memlimit_kb or --grow_kb`,
+    );
   }
   if (device === undefined && changes.length > 0) {
     throw new UsageError(`${changes[0]!.option}: expected a device name`);

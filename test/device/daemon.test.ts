@@ -482,7 +482,7 @@ describe.skipIf(!isBuilt)('rzscontrol', () => {
 
   it.each([
     [['ramzswap9', '--stats'], 1, /no device 'ramzswap9': this daemon has ramzswap0/],
-    [['ramzswap0'], 2, /expected --stats, --memlimit_kb or --grow_kb/],
+    [['ramzswap0'], 2, /expected --stats, --reset, --memlimit_kb or --grow_kb/],
     [['--grow_kb', '64'], 2, /--grow_kb: expected a device name/],
     [['ramzswap0', '-g', '1'], 1, /disksize: expected 65536 kB, what it is, or more, got 1 kB/],
     [['ramzswap0', '-g', '65540'], 1, /expected 65536 kB \(--max-disksize\) at most, got 65540 kB/],

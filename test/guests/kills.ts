@@ -19,6 +19,8 @@ const SEED = Number(process.env.RAMZSWAP_TEST_SEED ?? 20090901);
 /** Of work, from one kill to the next; QEMU connects again after a second. */
 const WORK_MILLIS_MAX = 1_500;
 const LOOK_MILLIS = 20;
+/** A guest that hangs is told of with the daemon's log, which says how far its connection came. */
+const SERVING_MILLIS_MAX = 60_000;
 
 /** The disk grows when all kills are done: so the guest learns that it may come to its end. */
 const DISK = [64, 96].map((mib) => mib * 4 * MIB) as [number, number];
@@ -45,7 +47,15 @@ async function untilServing(daemon: GuestDaemon): Promise<void> {
     return requests_read + requests_write + requests_discard;
   };
   const before = await requests();
-  while ((await requests()) === before) await sleep(LOOK_MILLIS);
+  const deadline = Date.now() + SERVING_MILLIS_MAX;
+  while ((await requests()) === before) {
+    if (Date.now() > deadline) {
+      const { connected } = await daemon.status();
+      const log = daemon.log.slice(-12).join('\n');
+      throw new Error(`no request for ${SERVING_MILLIS_MAX} ms, connected: ${connected}\n${log}`);
+    }
+    await sleep(LOOK_MILLIS);
+  }
 }
 
 /** All kills but the first. */

@@ -250,8 +250,9 @@ export class Reactor implements KickWatcher, CompletionWatcher {
       return;
     }
     const { device, sessionFd } = endpoint;
-    // Its own event may come behind this one.
+    // Its own event may come behind this one: that it has gone, or what it has sent and is its end.
     if (sessionFd !== undefined && isPeerGone(sessionFd)) this.#hasLeft(endpoint);
+    else if (sessionFd !== undefined) this.#pollSession(endpoint);
     if (endpoint.sessionFd !== undefined) {
       const [newPeer, oldPeer] = [peerProcessId(fd), peerProcessId(endpoint.sessionFd)];
       const what = `connection from process ${newPeer} refused: in use by process ${oldPeer}`;

@@ -355,6 +355,18 @@ describe.skipIf(!isBuilt)('one front end at a time', () => {
     },
   );
 
+  it('regression: what waits to be read of one is looked at before the next is refused', async () => {
+    const daemon = await daemonWith();
+    daemon.child.kill('SIGSTOP');
+    const first = FrontEnd.connect(daemon.socketPath);
+    first.send(VHOST_USER.SET_VRING_CALL, encodeU64(0n), [first.fd]);
+    first.close();
+    const next = FrontEnd.connect(daemon.socketPath);
+    daemon.child.kill('SIGCONT');
+    next.query(VHOST_USER.GET_FEATURES);
+    next.close();
+  });
+
   it('a client killed in the middle of requests leaves its pages to the next', async () => {
     const daemon = await daemonWith();
     const first = AttachedDriver.connect(daemon);

@@ -64,7 +64,7 @@ describe('the README', () => {
     const folder = mkdtempSync(join(tmpdir(), 'ramzswap-readme-'));
     cleanUp.push(() => rmSync(folder, { recursive: true, force: true }));
     await execa('qemu-img', ['create', '-q', '-f', 'qcow2', join(folder, 'guest.qcow2'), '64M']);
-    run(commandWith('--disksize'), ROOT);
+    run(commandWith('--disksize 1G\n'), ROOT);
     await until(() => existsSync('/tmp/ramzswap0.sock') || undefined);
     const qemu = run(commandWith('qemu-system-x86_64'), folder);
     const status = await until(async () => {

@@ -26,7 +26,7 @@ import {
   type FileExtent,
   fileExtents,
   isSwapFileInUse,
-  lockFile,
+  lockFileUntil,
 } from '../native/file-extents.ts';
 import { ExtentMap } from './extent-map.ts';
 import { checkSwapHeader } from './swap-header.ts';
@@ -184,11 +184,8 @@ function openRefusal(error: unknown): unknown {
 
 /** Makes it ours alone, as far as that can be; its size in bytes. */
 function claim(fd: number, status: Stats, deadline: number): number {
-  while (!lockFile(fd)) {
-    if (performance.now() > deadline) {
-      throw new RefusedError('is in use by another process, which has it locked');
-    }
-    sleepMillis(CLAIM_LOOK_MILLIS);
+  if (!lockFileUntil(fd, deadline)) {
+    throw new RefusedError('is in use by another process, which has it locked');
   }
   if (status.isFile()) {
     // Also where the path that /proc/swaps knows it by leads nowhere, or somewhere else.

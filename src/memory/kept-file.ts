@@ -16,15 +16,13 @@ import {
   statSync,
 } from 'node:fs';
 import { RefusedError } from '../base/errors.ts';
-import { sleepMillis } from '../native/clock.ts';
-import { lockFile } from '../native/file-extents.ts';
+import { lockFileUntil } from '../native/file-extents.ts';
 
 /** linux/magic.h: what loses its files with the machine's memory, and only then. */
 const TMPFS_MAGIC = 0x01021994;
 const RAMFS_MAGIC = 0x858458f6;
 /** A process that was killed ends when the kernel has taken its memory apart: 1 GiB takes 100 ms. */
 const LOCK_MILLIS_MAX = 5000;
-const LOCK_LOOK_MILLIS = 20;
 /** What open(2) says of a symbolic link, a directory, a socket. */
 const NO_FILE_CODES: readonly unknown[] = ['ELOOP', 'EISDIR', 'ENXIO'];
 
@@ -80,17 +78,13 @@ export function openLockedFile(path: string): number {
     const fd = openPrivateFile(path);
     let isOurs = false;
     try {
-      const isLocked = lockFile(fd);
+      mustLock(fd, path, deadline);
       // Its last owner may have removed it while we waited.
-      isOurs = isLocked && isFileAt(path, fd);
+      isOurs = isFileAt(path, fd);
       if (isOurs) return fd;
-      if (!isLocked && performance.now() > deadline) {
-        throw new RefusedError(`${path}: in use by another process, which has it locked`);
-      }
     } finally {
       if (!isOurs) closeSync(fd);
     }
-    sleepMillis(LOCK_LOOK_MILLIS);
   }
 }
 
@@ -112,20 +106,18 @@ export function openAgain(fd: number): number {
  */
 export function openLockedAgain(fd: number, what: string): number {
   const own = openAgain(fd);
-  const deadline = performance.now() + LOCK_MILLIS_MAX;
-  let isOurs = false;
   try {
-    for (;;) {
-      isOurs = lockFile(own);
-      if (isOurs) return own;
-      if (performance.now() > deadline) {
-        throw new RefusedError(`${what}: in use by another process, which has it locked`);
-      }
-      sleepMillis(LOCK_LOOK_MILLIS);
-    }
-  } finally {
-    if (!isOurs) closeSync(own);
+    mustLock(own, what, performance.now() + LOCK_MILLIS_MAX);
+    return own;
+  } catch (error) {
+    closeSync(own);
+    throw error;
   }
+}
+
+function mustLock(fd: number, what: string, deadline: number): void {
+  if (lockFileUntil(fd, deadline)) return;
+  throw new RefusedError(`${what}: in use by another process, which has it locked`);
 }
 
 /**

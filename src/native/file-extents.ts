@@ -5,6 +5,7 @@
 
 import { fsyncSync } from 'node:fs';
 import { SystemError } from '../base/errors.ts';
+import { sleepMillis } from './clock.ts';
 import { checked, lastErrno, libcFunction } from './libc.ts';
 
 const FS_IOC_FIEMAP = 0xc020660b;
@@ -172,4 +173,15 @@ export function lockFile(fd: number): boolean {
   const errno = lastErrno();
   if (errno === EWOULDBLOCK) return false;
   throw new SystemError('flock', errno);
+}
+
+const LOCK_LOOK_MILLIS = 20;
+
+/** The same, tried again until `deadline` (of performance.now()). Blocks this thread. */
+export function lockFileUntil(fd: number, deadline: number): boolean {
+  while (!lockFile(fd)) {
+    if (performance.now() > deadline) return false;
+    sleepMillis(LOCK_LOOK_MILLIS);
+  }
+  return true;
 }

@@ -3,7 +3,7 @@
  * replaced, dropped, refused. That every page written is marked is judged over all of guest memory.
  */
 
-import { openSync, readSync, writeFileSync } from 'node:fs';
+import { openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -25,7 +25,7 @@ import { availRingBytes, descTableBytes, usedRingBytes } from '../../src/virtio/
 import { BLOCK_FEATURES } from '../../src/virtio-blk/config-space.ts';
 import { VIRTIO_BLK_T_GET_ID } from '../../src/virtio-blk/protocol.ts';
 import { Daemon, isBuilt, sleep, until } from '../driver/daemon.ts';
-import { openFds } from '../driver/descriptors.ts';
+import { openFds, signals } from '../driver/descriptors.ts';
 import { DirtyTracker, pagesOf, SharedLog } from '../driver/dirty-tracker.ts';
 import { DriverRing } from '../driver/driver-ring.ts';
 import { RequestRefused } from '../driver/front-end.ts';
@@ -111,17 +111,6 @@ function readOne({ local, driver, tracker }: Bench): number[] {
   expect(driver.complete()).toMatchObject([{ status: 0 }]);
   expect(changed.length).toBeGreaterThan(1);
   return changed;
-}
-
-/** How often an eventfd was signalled since the last look. */
-function signals(fd: number): number {
-  const bytes = Buffer.alloc(8);
-  try {
-    readSync(fd, bytes);
-  } catch {
-    return 0;
-  }
-  return Number(bytes.readBigUInt64LE());
 }
 
 function someRequest(random: Random) {

@@ -1,6 +1,5 @@
 /** One ring as a front end drives it: what starts, stops, resumes and breaks it, what is refused. */
 
-import { readSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { BlockDeviceOptions } from '../../src/device/block-device.ts';
 import { closeFd, createMemfd } from '../../src/native/fd.ts';
@@ -16,7 +15,7 @@ import {
   VIRTIO_BLK_T_IN,
   VIRTIO_BLK_T_OUT,
 } from '../../src/virtio-blk/protocol.ts';
-import { openFds } from '../driver/descriptors.ts';
+import { openFds, signals } from '../driver/descriptors.ts';
 import { RequestRefused } from '../driver/front-end.ts';
 import type { GuestDriver } from '../driver/guest-driver.ts';
 import { GuestRam, USER_BASE } from '../driver/guest-ram.ts';
@@ -50,17 +49,6 @@ function started(
   const fds = { kick: local.eventFd(), call: local.eventFd(), err: local.eventFd() };
   local.frontEnd.startRing(index, driver.ring, fds);
   return { local, frontEnd: local.frontEnd, driver, fds };
-}
-
-/** How often an eventfd was signalled since the last look. */
-function signals(fd: number): number {
-  const bytes = Buffer.alloc(8);
-  try {
-    readSync(fd, bytes);
-  } catch {
-    return 0;
-  }
-  return Number(bytes.readBigUInt64LE());
 }
 
 function flushRequest(driver: GuestDriver): void {

@@ -17,7 +17,7 @@ import {
   VIRTIO_RING_F_INDIRECT_DESC,
 } from '../../src/virtio/features.ts';
 import { BLOCK_FEATURES } from '../../src/virtio-blk/config-space.ts';
-import { openFds } from '../driver/descriptors.ts';
+import { openFds, signals } from '../driver/descriptors.ts';
 import type { GuestDriver } from '../driver/guest-driver.ts';
 import { LocalDevice } from '../driver/local-device.ts';
 import { Random } from '../driver/random.ts';
@@ -114,16 +114,6 @@ function succeed(local: LocalDevice, more = {}): Successor {
   local.pump = () => next.device.pollSession();
   cleanUps.push(() => frontEnd.close());
   return next;
-}
-
-function signals(fd: number): number {
-  const bytes = Buffer.alloc(8);
-  try {
-    readSync(fd, bytes);
-  } catch {
-    return 0;
-  }
-  return Number(bytes.readBigUInt64LE());
 }
 
 describe('rings', () => {

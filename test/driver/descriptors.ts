@@ -1,6 +1,6 @@
 /** What this process, or another, has open and uses: for tests that nothing leaks. */
 
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, readSync } from 'node:fs';
 
 /** Open file descriptors of this process (the listing's own is not counted). */
 export function openFds(): number {
@@ -15,4 +15,15 @@ export function cpuNanoseconds(pid: number): number {
     sum += Number(text.split(' ')[0]);
   }
   return sum;
+}
+
+/** How often an eventfd was signalled since the last look. */
+export function signals(fd: number): number {
+  const bytes = Buffer.alloc(8);
+  try {
+    readSync(fd, bytes);
+  } catch {
+    return 0;
+  }
+  return Number(bytes.readBigUInt64LE());
 }

@@ -43,7 +43,7 @@ import { goOnWithStore, openStore } from './device-store.ts';
 import { SessionLog } from './dirty-log.ts';
 import { frontEndOf, type NewGuestPolicy } from './front-end-process.ts';
 import { type DeviceState, heldState, type SessionDeviceState } from './handover.ts';
-import { checkInflightArea, makeInflightArea } from './inflight-area.ts';
+import { checkInflightArea, makeInflightArea, type TrackedInflight } from './inflight-area.ts';
 import type { HandedOverSockets, QueueCall } from './orders.ts';
 import { PageOwner } from './page-owner.ts';
 import { type DeviceQueues, QueueSet, type Report } from './queue-set.ts';
@@ -61,12 +61,6 @@ assert(
     REQUESTS.invalid + COUNTER.requestsRead === COUNTER.invalidIo,
   "the queues' counters lie in the store's",
 );
-
-/** The in-flight area in use; the descriptor is the device's. */
-export interface TrackedInflight {
-  readonly inflight: Inflight;
-  readonly fd: number;
-}
 
 const NO_FEATURES: RingFeatures = { eventIdx: false, indirect: false };
 

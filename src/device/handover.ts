@@ -32,10 +32,11 @@ import {
   waitWritable,
 } from '../native/socket.ts';
 import type { StoreFiles } from '../store/store-files.ts';
-import type { Inflight, SessionState } from '../vhost-user-ts/index.ts';
+import type { SessionState } from '../vhost-user-ts/index.ts';
 import type { BackingOptions } from './backing.ts';
 import type { BlockDeviceOptions } from './block-device.ts';
 import type { LogState } from './dirty-log.ts';
+import type { TrackedInflight } from './inflight-area.ts';
 import type { RingFeatures, RingState } from './ring.ts';
 
 /** Of everything said here, and of what DeviceState means. */
@@ -92,7 +93,7 @@ export interface SessionDeviceState {
   readonly hasMetFrontEnd: boolean;
   readonly hasMetGuest: boolean;
   readonly regions: readonly { readonly region: GuestRegion; readonly fd: number }[];
-  readonly inflight: { readonly inflight: Inflight; readonly fd: number } | undefined;
+  readonly inflight: TrackedInflight | undefined;
   readonly rings: readonly RingState[];
 }
 

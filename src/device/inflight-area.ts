@@ -25,6 +25,12 @@ const BYTES_MAX = 2 ** 30;
 const MARK = Buffer.from('rzswinfl');
 const UUID_BYTES = 16;
 
+/** An area and its file's descriptor. */
+export interface TrackedInflight {
+  readonly inflight: Inflight;
+  readonly fd: number;
+}
+
 function ownRegionBytes(queueSize: number): number {
   return inflightRegionBytes(Math.max(queueSize, ENTRIES_MIN));
 }
@@ -39,10 +45,7 @@ function isOwn({ mmapBytes, queues, queueSize }: Inflight): boolean {
 }
 
 /** A new area, all zeros; the descriptor is the caller's. Throws RefusedError. */
-export function makeInflightArea(
-  queues: number,
-  queueSize: number,
-): { inflight: Inflight; fd: number } {
+export function makeInflightArea(queues: number, queueSize: number): TrackedInflight {
   if (queues === 0 || queueSize === 0 || queueSize > VIRTQ_SIZE_MAX) {
     const got = `${queues} of ${queueSize}`;
     throw new RefusedError(`expected queues, of up to ${VIRTQ_SIZE_MAX} descriptors, got ${got}`);

@@ -10,10 +10,10 @@ import { clearEvents } from '../store/statistics.ts';
 import { type ProcessIdentity, UNKNOWN_PROCESS } from '../store/store-header.ts';
 import { RequestError } from '../vhost-user-ts/index.ts';
 import type { Backing } from './backing.ts';
-import type { BlockDeviceOptions, TrackedInflight } from './block-device.ts';
+import type { BlockDeviceOptions } from './block-device.ts';
 import { writeSwapHeader } from './device-store.ts';
 import { hasEnded, isSameProcess } from './front-end-process.ts';
-import { markedStore, markStore } from './inflight-area.ts';
+import { markedStore, markStore, type TrackedInflight } from './inflight-area.ts';
 import type { Report } from './queue-set.ts';
 
 /** How long a new guest may wait for the last one's I/O. */

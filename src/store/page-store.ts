@@ -119,6 +119,12 @@ function slotsOf({ slots }: PageStoreOptions, { row, table }: MappedStore): numb
   return isPossible ? Math.max(slots, grown) : slots;
 }
 
+/** Without a limit: all pages but the first, which is nobody's. */
+function limitArena(arena: Arena, poolLimitBytes: number | undefined): void {
+  const all = arena.blocks * PAGES_PER_BLOCK - 1;
+  arena.limitPages = poolLimitBytes === undefined ? all : Math.floor(poolLimitBytes / PAGE_BYTES);
+}
+
 /** What another thread needs to join a store: plain data. */
 export interface StoreShare {
   readonly shared: SharedStore;
@@ -199,18 +205,14 @@ export class PageStore {
     const recovered = isWhole ? { damaged: 0 } : recoverStore(this.mapped);
     // Nobody goes on with a compaction that was under way.
     for (let block = 0; block < arena.blocks; block++) objects.readmit(block);
-    const pages = arena.blocks * PAGES_PER_BLOCK - 1;
-    arena.limitPages =
-      poolLimitBytes === undefined ? pages : Math.floor(poolLimitBytes / PAGE_BYTES);
+    limitArena(arena, poolLimitBytes);
     header.open(threads);
     return recovered;
   }
 
   static #begin(options: PageStoreOptions, mapped: MappedStore, slots: number): PageStore {
     const { poolLimitBytes, incompressibleBytes = INCOMPRESSIBLE_BYTES, threads = 1 } = options;
-    if (poolLimitBytes !== undefined) {
-      mapped.arena.limitPages = Math.floor(poolLimitBytes / PAGE_BYTES);
-    }
+    limitArena(mapped.arena, poolLimitBytes);
     mapped.row[COUNTER.disksize] = slots * PAGE_BYTES;
     mapped.header.open(threads);
     return new PageStore({ slots, incompressibleBytes }, mapped, 0);

@@ -22,7 +22,6 @@ export const INFLIGHT = {
 export const INFLIGHT_ENTRY = { inflight: 0, next: 6, counter: 8, BYTES: 16 } as const;
 const VERSION = 1;
 const REGION_ALIGN = 64;
-const NONE: readonly number[] = [];
 
 /** Bytes of a region for `entries` descriptors. */
 export function inflightRegionBytes(entries: number): number {
@@ -136,6 +135,6 @@ export class InflightRegion {
     // What is done again keeps its place before what comes after it.
     this.#counterLo = Number(next & 0xffffffffn) | 0;
     this.#counterHi = Number(next >> 32n) | 0;
-    return found.length === 0 ? NONE : found.map(({ head }) => head);
+    return found.map(({ head }) => head);
   }
 }

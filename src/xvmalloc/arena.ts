@@ -154,12 +154,14 @@ export class Arena {
     this.#gauges.fill(0);
     this.begin();
     for (let block = 0; block < this.blocks; block++) {
-      const used = usedOf(block) | (block === 0 ? 1 : 0);
-      if (used === (block === 0 ? 1 : 0)) {
+      // Page 0 counts as used, but for nothing.
+      const nobodys = block === 0 ? 1 : 0;
+      const used = usedOf(block) | nobodys;
+      if (used === nobodys) {
         if (block > 0) this.blockMap[block] = BLOCK_FREE;
         continue;
       }
-      const count = popCount(used) - (block === 0 ? 1 : 0);
+      const count = popCount(used) - nobodys;
       this.#states[block] = used | (used << 16);
       this.#classify(block);
       const isRaw = this.blockMap[block] === BLOCK_RAW;

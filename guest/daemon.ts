@@ -118,7 +118,7 @@ export class GuestDaemon {
   }
 
   async statistics(): Promise<Statistics> {
-    return (await this.status()).statistics;
+    return (await this.status()).statistics!;
   }
 
   /** Resident set size in bytes. */

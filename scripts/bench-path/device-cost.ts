@@ -24,13 +24,18 @@ function fileBytes(): number {
   return blocks.reduce((sum, count) => sum + count, 0) * 512;
 }
 
-const nobody = { watchKick() {}, unwatchKick() {}, watchCompletions() {} };
-const makeDevice = (index: number) =>
-  new BlockDevice(
-    { name: `ramzswap${index}`, diskBytes: DISK_BYTES, guestPageBytes: PAGE, numQueues: 64 },
-    nobody,
-    () => {},
-  );
+const nobody = {
+  watchKick() {},
+  unwatchKick() {},
+  watchCompletions() {},
+  unwatchCompletions() {},
+};
+function makeDevice(index: number): BlockDevice {
+  const name = `ramzswap${index}`;
+  const device = new BlockDevice({ name, numQueues: 64 }, nobody, { report() {} });
+  device.init({ name, diskBytes: DISK_BYTES, guestPageBytes: PAGE });
+  return device;
+}
 
 // Held to the end: a device that is collected costs nothing.
 const devices = [makeDevice(0)];

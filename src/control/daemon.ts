@@ -1,108 +1,159 @@
 /**
- * The daemon's control thread: starts the reactor thread with its device, opens the sockets, serves
- * the control protocol, ends on SIGTERM.
+ * The control thread: plans, starts, tells what happens, answers questions, stops. It owns the process:
+ * signals, logs (pino), sockets; devices are managed-device.ts's, and served by reactor threads.
  *
- *   start: reactor thread → device ready → kept by the service manager, where that is asked for
- *          → control socket → vhost-user socket (the last to appear)
+ *   start: devices made, disks of those that have them from the start → kept by the service manager,
+ *          where that is asked for → control socket → vhost-user sockets (the last to appear)
  *          → the service manager is told, where there is one
  *   stop:  sockets removed → reactors ordered to end, 200 ms at most
- *          → what is kept of the store removed, if nobody can come back for it → the process ends
+ *          → what is kept of stores that nobody can come back for removed → the process ends
  */
 
 import { resolve } from 'node:path';
 import { type Logger, pino } from 'pino';
-import type { Faults } from '../backing/fault-io.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
 import { formatBytes } from '../base/units.ts';
-import type { BlockDeviceOptions } from '../device/block-device.ts';
-import {
-  abortWith,
-  CONTROL_ACCESS,
-  exitNow,
-  frontEndAccess,
-  isListening,
-  type ListeningSocket,
-  listeningSocket,
-  openListeningSocket,
-} from '../device/endpoint.ts';
+import { abortWith, exitNow, type ListeningSocket, listeningSocket } from '../device/endpoint.ts';
 import { FdStore } from '../device/fd-store.ts';
-import { type DeviceState, HANDOVER_VERSION } from '../device/handover.ts';
-import { ReactorThread } from '../device/reactor-thread.ts';
+import type { DeviceState as HandedOver } from '../device/handover.ts';
+import type { LogReport } from '../device/reactor-thread.ts';
 import { ServiceManager } from '../device/service-manager.ts';
-import { removeStoreFiles } from '../store/store-files.ts';
-import {
-  changedMemlimit,
-  type DeviceWishes,
-  deviceOptions,
-  grownDiskSize,
-  takenOverOptions,
-} from './device-options.ts';
-import type { DeviceStatus } from './protocol.ts';
-import type { Methods } from './server.ts';
+import { Devices } from './devices.ts';
+import type { ManagedDevice } from './managed-device.ts';
+import { controlMethods, type DaemonActions, faultMethods } from './methods.ts';
+import type { DeviceSettings } from './options.ts';
+import { type DaemonPlan, type GivenSettings, makePlan, merged } from './plan.ts';
+import type { DaemonStatus, ReloadResult } from './protocol.ts';
+import { type ReloadStep, reloadSteps } from './reload.ts';
 import { serveControl } from './server.ts';
+import {
+  hasPassedSockets,
+  openControlSocket,
+  openDeviceSocket,
+  takenOverSocket,
+} from './sockets.ts';
 import { TakeOver } from './take-over.ts';
+import { VERSION } from './version.ts';
 
 const STOP_MILLIS_MAX = 200;
-const OBEY_MILLIS_MAX = 1000;
-
-export interface DaemonOptions extends DeviceWishes {
-  /** Where the front end connects: a path to listen at, or an inherited descriptor. */
-  readonly socket: { readonly path: string; readonly group?: string } | { readonly fd: number };
-  readonly controlPath: string;
-  /** The control path was not asked for: failure to create it is a warning. */
-  readonly isControlOptional: boolean;
-  readonly logLevel: string;
-  /** Goes on with what the daemon at the control socket does. */
-  readonly isTakeOver?: boolean;
-  /** The service manager keeps the store. */
-  readonly usesFdStore?: boolean;
-}
 
 /** Whether tests may make threads throw (see CONTRIBUTING.md, "Faults"). */
 const HAS_FAULT_INJECTION = process.env.RAMZSWAP_FAULT_INJECTION === '1';
 
-/** Runs until SIGTERM; throws RefusedError or SystemError when it cannot start. */
-export async function runDaemon(options: DaemonOptions): Promise<void> {
+/** Runs until SIGTERM; throws UsageError, RefusedError or SystemError when it cannot start. */
+export async function runDaemon(given: GivenSettings): Promise<void> {
   process.on('uncaughtException', (error) => abortWith('the control thread', error));
   process.on('unhandledRejection', (error) => abortWith('the control thread', error));
-  const log = openLog(options.logLevel);
-  const daemon = new Daemon(options, log);
+  const manager = new ServiceManager(process.env);
+  const plan = await planned(given, manager);
+  const daemon = new Daemon(plan, given, manager);
   process.once('SIGTERM', () => daemon.stop('SIGTERM'));
   process.once('SIGINT', () => daemon.stop('SIGINT'));
+  if (plan.configPath !== undefined) process.on('SIGHUP', () => daemon.reloadOnSignal());
   await daemon.start();
 }
 
-class Daemon {
-  readonly #options: DaemonOptions;
+/** The file's parser and schema are loaded where there is a file. */
+async function planned(given: GivenSettings, manager: ServiceManager): Promise<DaemonPlan> {
+  const path = given.daemon.config as string | undefined;
+  const file = path && (await import('./config-file.ts')).readConfigFile(resolve(path));
+  return makePlan(given, file || undefined, hasPassedSockets(manager));
+}
+
+class Daemon implements DaemonActions {
+  #plan: DaemonPlan;
+  readonly #given: GivenSettings;
   readonly #log: Logger;
-  readonly #manager = new ServiceManager(process.env);
-  readonly #fdStore: FdStore;
-  readonly #sockets: ListeningSocket[] = [];
-  #thread: ReactorThread | undefined;
-  #device: BlockDeviceOptions | undefined;
-  #isConnected = false;
-  /** Where front ends connect; undefined: one is there, and when it leaves this process ends. */
-  #listening: { readonly fd: number; readonly path: string | undefined } | undefined;
+  readonly #manager: ServiceManager;
+  readonly #devices: Devices;
+  /** Devices that the configuration file has asked for. */
+  readonly #fromFile = new Set<string>();
+  #control: ListeningSocket | undefined;
+  #reloading: Promise<unknown> = Promise.resolve();
   /** Another process is about to have the device, or not. */
   #handingOver: Promise<unknown> | undefined;
 
-  constructor(options: DaemonOptions, log: Logger) {
-    this.#options = options;
+  constructor(plan: DaemonPlan, given: GivenSettings, manager: ServiceManager) {
+    this.#plan = plan;
+    this.#given = given;
+    this.#manager = manager;
+    const log = openLog(plan.logLevel);
     this.#log = log;
-    this.#fdStore = new FdStore(this.#manager, options.name, (message) => log.warn(message));
+    const host = {
+      logOf: (device: string) => log.child({ device }),
+      hasFaults: HAS_FAULT_INJECTION,
+      storeDirectory: plan.storeDirectory,
+      queueThreads: plan.queueThreads,
+      fdStore: (device: string) => this.#fdStoreOf(device),
+    };
+    const tell = ({ device, level, message }: LogReport) => log[level]({ device }, message);
+    this.#devices = new Devices(host, plan.threads, { log: tell });
+    this.#devices.onConnection = (device) => {
+      const isOnlyOne = device.socket?.isListening === false;
+      if (isOnlyOne && !device.isConnected) this.stop('the inherited connection has ended');
+    };
   }
 
   async start(): Promise<void> {
-    const { isTakeOver } = this.#options;
-    const device = isTakeOver ? await this.#takeOver() : await this.#open();
+    if (this.#plan.isTakeOver) await this.#takeOver();
+    else await this.#open();
     for (const name of this.#manager.closeRest()) {
       this.#log.warn(`the service manager has passed ${name}, which is of no use: closed`);
     }
-    const size = `${device.name}: ${formatBytes(device.diskBytes)}`;
-    const { socket } = this.#options;
-    this.#log.info({ device: device.name, disksize: device.diskBytes, socket }, `${size} ready`);
+    const what = this.#summary();
+    this.#log.info({ devices: this.#devices.all.map(({ name }) => name) }, `${what} ready`);
     // Whoever took over is the service now.
-    this.#tell(`READY=1\nMAINPID=${process.pid}\nSTATUS=${size}`);
+    this.#tell(`READY=1\nMAINPID=${process.pid}\nSTATUS=${what}`);
+  }
+
+  #summary(): string {
+    const { all } = this.#devices;
+    const [device] = all;
+    if (device === undefined || all.length > 1) return `${all.length} devices`;
+    const { name, isInitialised } = device;
+    return isInitialised ? `${name}: ${formatBytes(device.statistics().disksize)}` : name;
+  }
+
+  // ── Start and stop ────────────────────────────────────────────────────────────────────────────
+
+  async #open(): Promise<void> {
+    try {
+      for (const { name, settings, isInitialised } of this.#plan.devices) {
+        const device = this.#devices.add(name, settings);
+        if (this.#plan.configPath !== undefined) this.#fromFile.add(name);
+        if (isInitialised) await device.init();
+      }
+      this.#openControl();
+      for (const device of this.#devices.all) device.listen(this.#openSocket(device.name));
+    } catch (error) {
+      for (const device of this.#devices.all) device.removeSocket();
+      this.#control?.remove();
+      // The process could not end while they wait in the kernel.
+      await this.#devices.stop(STOP_MILLIS_MAX);
+      for (const device of this.#devices.all) device.abandonNewStore();
+      throw error;
+    }
+  }
+
+  #openSocket(name: string) {
+    return openDeviceSocket(this.#plan, this.#manager, name);
+  }
+
+  #openControl(): void {
+    const { controlPath, isControlOptional } = this.#plan;
+    try {
+      this.#control = openControlSocket(controlPath, this.#manager);
+      this.#serveControl(this.#control.fd);
+    } catch (error) {
+      const isExpected = error instanceof RefusedError || error instanceof SystemError;
+      if (!isExpected || !isControlOptional) throw error;
+      this.#log.warn(`no control socket: ${error.message}`);
+    }
+  }
+
+  #serveControl(fd: number): void {
+    const extra = HAS_FAULT_INJECTION ? faultMethods(this.#devices) : {};
+    serveControl(fd, controlMethods(this.#devices, this), extra);
   }
 
   stop(why: string): void {
@@ -113,105 +164,121 @@ class Daemon {
     // An end in the middle of it would leave the device to the other process, with no socket.
     await this.#handingOver;
     this.#tell('STOPPING=1');
-    await this.#end(why);
-  }
-
-  async #end(why: string): Promise<void> {
     this.#log.info(`ending: ${why}`);
-    for (const socket of this.#sockets) socket.remove();
-    await this.#thread?.stop(STOP_MILLIS_MAX);
-    const device = this.#device;
-    if (device?.files !== undefined && this.#thread?.isReleased(device.name) === true) {
-      this.#log.info('nobody can come back for its pages: the store is removed');
-      this.#removeStore(device);
-    }
+    this.#control?.remove();
+    for (const device of this.#devices.all) device.removeSocket();
+    await this.#devices.stop(STOP_MILLIS_MAX);
+    for (const device of this.#devices.all) device.end();
     exitNow(0);
   }
 
-  #removeStore({ name, files }: BlockDeviceOptions): void {
-    if (files === undefined) return;
-    try {
-      if (files.isInFdStore === true) this.#fdStore.remove();
-      else removeStoreFiles(files, name);
-    } catch (error) {
-      this.#log.warn(`the store is left: ${(error as Error).message}`);
-    }
+  // ── While it runs ─────────────────────────────────────────────────────────────────────────────
+
+  status(): DaemonStatus {
+    return {
+      version: VERSION,
+      process: process.pid,
+      uptime_seconds: process.uptime(),
+      threads: this.#devices.threads.length,
+      budget: null,
+    };
   }
 
-  async #open(): Promise<BlockDeviceOptions> {
-    const fdStore = this.#options.usesFdStore === true ? this.#fdStore : undefined;
-    const device = deviceOptions(this.#options, this.#log, HAS_FAULT_INJECTION, fdStore);
-    this.#device = device;
-    const thread = this.#startThread(device.queueThreads);
+  async addDevice(name: string, settings: DeviceSettings): Promise<ManagedDevice> {
+    if (this.#plan.frontEnd.kind !== 'directory') {
+      throw new RefusedError(`${name}: devices are added to a daemon with --socket-dir`);
+    }
+    const device = this.#devices.add(name, merged(this.#plan.defaults, settings));
     try {
-      await thread.open(device);
-      // Now it is complete, and holds nothing yet that could be lost.
-      if (fdStore !== undefined && device.files?.isKept === false) fdStore.keep(device.files);
-      this.#openSockets(thread, device);
-      return device;
+      device.listen(this.#openSocket(name));
     } catch (error) {
-      // The process could not end while it waits in the kernel.
-      await thread.stop(STOP_MILLIS_MAX);
-      // Nobody has had anything in a new store.
-      if (device.files?.isKept === false) this.#removeStore(device);
+      await this.#devices.remove(name);
       throw error;
     }
+    this.#log.info({ device: name }, 'added');
+    return device;
   }
 
-  /** The control socket, then the front end's: whoever sees that may begin. */
-  #openSockets(thread: ReactorThread, options: BlockDeviceOptions): void {
-    this.#openControl(thread, options);
-    const { socket } = this.#options;
-    const device = options.name;
-    if ('path' in socket) {
-      const listening = openListeningSocket(socket.path, frontEndAccess(socket.group));
-      this.#sockets.push(listening);
-      this.#listening = { fd: listening.fd, path: resolve(socket.path) };
-    } else if (isListening(socket.fd)) {
-      this.#listening = { fd: socket.fd, path: undefined };
-    } else {
-      thread.order({ kind: 'adopt', device, fd: socket.fd });
+  async removeDevice(name: string): Promise<void> {
+    if (this.#plan.frontEnd.kind !== 'directory') {
+      throw new RefusedError(`${name}: the only device of this daemon goes when that is stopped`);
     }
-    if (this.#listening === undefined) return;
-    thread.order({ kind: 'listen', device, fd: this.#listening.fd });
+    await this.#devices.remove(name);
+    this.#fromFile.delete(name);
+    this.#log.info({ device: name }, 'removed');
   }
 
-  #openControl(thread: ReactorThread, device: BlockDeviceOptions): void {
-    const { controlPath, isControlOptional } = this.#options;
-    try {
-      const listening = openListeningSocket(controlPath, CONTROL_ACCESS);
-      this.#sockets.push(listening);
-      this.#serveControl(listening.fd, thread, device);
-    } catch (error) {
-      const isExpected = error instanceof RefusedError || error instanceof SystemError;
-      if (!isExpected || !isControlOptional) throw error;
-      this.#log.warn(`no control socket: ${error.message}`);
+  reloadOnSignal(): void {
+    this.reload().catch((error: Error) => this.#log.error(`not reloaded: ${error.message}`));
+  }
+
+  /** One at a time: the second finds what the first has done. */
+  reload(): Promise<ReloadResult> {
+    const result = this.#reloading.then(() => this.#reload());
+    this.#reloading = result.catch(() => {});
+    return result;
+  }
+
+  async #reload(): Promise<ReloadResult> {
+    if (this.#plan.configPath === undefined) {
+      throw new RefusedError('no configuration file: this daemon was started without --config');
+    }
+    const plan = await planned(this.#given, this.#manager);
+    const present = this.#devices.all.map(({ name, settings, isInitialised }) => {
+      return { name, settings, isInitialised, isFromFile: this.#fromFile.has(name) };
+    });
+    const result = { done: [] as string[], refused: [] as string[] };
+    for (const step of reloadSteps(this.#plan, plan, present)) {
+      await this.#take(step).then(
+        (done) => result.done.push(done),
+        (error: Error) => result.refused.push(error.message),
+      );
+    }
+    // What takes a restart stays as it is, and is said again by the next reload.
+    const { devices, defaults, budgetBytes } = plan;
+    this.#plan = { ...this.#plan, devices, defaults, budgetBytes };
+    for (const text of result.done) this.#log.info(`reload: ${text}`);
+    for (const text of result.refused) this.#log.warn(`reload: ${text}`);
+    return result;
+  }
+
+  /** What was done, for people. Rejects with RefusedError. */
+  async #take(step: ReloadStep): Promise<string> {
+    switch (step.kind) {
+      case 'refuse':
+        throw new RefusedError(step.why);
+      case 'remove':
+        await this.removeDevice(step.device);
+        return `${step.device}: removed`;
+      case 'add': {
+        const { name, settings, isInitialised } = step.device;
+        const device = await this.addDevice(name, settings);
+        this.#fromFile.add(name);
+        if (isInitialised) await device.init();
+        return `${name}: added`;
+      }
+      case 'set':
+        await this.#devices.named(step.device).set(step.settings);
+        return `${step.device}: ${Object.keys(step.settings).join(', ')}`;
+      case 'init':
+        await this.#devices.named(step.device).init();
+        return `${step.device}: initialised`;
+      case 'budget':
+        throw new RefusedError('budget: not there');
     }
   }
 
-  #serveControl(controlFd: number, thread: ReactorThread, device: BlockDeviceOptions): void {
-    const handOver = (path: string) => this.#handOver(path, controlFd, thread, device.name);
-    serveControl(
-      controlFd,
-      methods(thread, device, () => this.#isConnected, handOver),
-    );
-  }
+  // ── To another process, and from it ───────────────────────────────────────────────────────────
 
-  /** Ends this process when the one that listens at `path` has the device; else rejects. */
-  async #handOver(
-    path: string,
-    controlFd: number,
-    thread: ReactorThread,
-    device: string,
-  ): Promise<never> {
+  async handOver(device: ManagedDevice, path: string): Promise<never> {
     if (this.#handingOver !== undefined) {
       throw new RefusedError('another process is taking over already');
     }
+    if (this.#devices.all.length > 1 || this.#plan.frontEnd.kind === 'directory') {
+      throw new RefusedError('take-over: expected a daemon of one device, got one of many');
+    }
     this.#log.info('another process takes over');
-    const { fd: listenFd, path: listenPath } = this.#listening ?? {};
-    const sockets = { controlFd, listenFd, listenPath };
-    const managerPath = this.#manager.path;
-    const done = thread.handOver({ kind: 'handOver', device, path, sockets, managerPath });
+    const done = device.handOver(path, this.#control!.fd, this.#manager.path);
     this.#handingOver = done.catch(() => {});
     try {
       return await done;
@@ -224,38 +291,39 @@ class Daemon {
   }
 
   /** Everything of another daemon: it pauses, and goes on if this one cannot. */
-  async #takeOver(): Promise<BlockDeviceOptions> {
-    const { controlPath, queueThreads } = this.#options;
-    const thread = this.#startThread(queueThreads);
+  async #takeOver(): Promise<void> {
+    const [{ name, settings }] = this.#plan.devices as [DaemonPlan['devices'][0]];
+    const device = this.#devices.add(name, settings);
     try {
       // The guest waits from here to the end: what can be done before is done.
-      await thread.warmUp();
-      const taking = await TakeOver.begin(controlPath);
-      const device = await this.#prepare(taking, thread);
+      await device.thread.warmUp();
+      const taking = await TakeOver.begin(this.#plan.controlPath);
+      await this.#prepare(taking, device);
       await taking.commit();
-      this.#goOn(taking.state, thread, device);
-      return device;
+      this.#goOn(taking.state, device);
     } catch (error) {
-      await thread.stop(STOP_MILLIS_MAX);
+      await this.#devices.stop(STOP_MILLIS_MAX);
       throw error;
     }
   }
 
   /** Makes the device as far as the old process can still have it back. */
-  async #prepare(taking: TakeOver, thread: ReactorThread): Promise<BlockDeviceOptions> {
-    const { socket } = this.#options;
-    const { listenPath } = taking.state;
+  async #prepare(taking: TakeOver, device: ManagedDevice): Promise<void> {
+    const { frontEnd, usesFdStore } = this.#plan;
+    const { listenPath, files } = taking.state;
     try {
-      if ('path' in socket && listenPath !== undefined && resolve(socket.path) !== listenPath) {
-        const paths = `expected ${listenPath}, got ${socket.path}`;
+      if (
+        frontEnd.kind === 'path' &&
+        listenPath !== undefined &&
+        resolve(frontEnd.path) !== listenPath
+      ) {
+        const paths = `expected ${listenPath}, got ${frontEnd.path}`;
         throw new RefusedError(`take-over: socket-path: ${paths}`);
       }
-      if (this.#options.usesFdStore === true && taking.state.files.isInFdStore !== true) {
+      if (usesFdStore && files.isInFdStore !== true) {
         throw new RefusedError('take-over: --fdstore: expected a daemon that was started with it');
       }
-      const device = takenOverOptions(this.#options, taking.state);
-      await thread.open(device);
-      return device;
+      await device.takeOver(taking.state);
     } catch (error) {
       // First of all the guest is served again.
       taking.giveUp();
@@ -264,31 +332,18 @@ class Daemon {
   }
 
   /** The device is this process's. */
-  #goOn(state: DeviceState, thread: ReactorThread, device: BlockDeviceOptions): void {
-    const { listenFd, listenPath, controlFd } = state;
-    this.#device = device;
-    thread.order({ kind: 'resume', device: device.name, listenFd });
-    if (listenFd !== undefined) this.#listening = { fd: listenFd, path: listenPath };
-    if (listenFd !== undefined && listenPath !== undefined) {
-      this.#sockets.push(listeningSocket(listenFd, listenPath));
-    }
-    if (controlFd !== undefined) {
-      this.#sockets.push(listeningSocket(controlFd, this.#options.controlPath));
-      this.#serveControl(controlFd, thread, device);
-    }
+  #goOn({ listenFd, listenPath, controlFd }: HandedOver, device: ManagedDevice): void {
+    device.resume(listenFd === undefined ? undefined : takenOverSocket(listenFd, listenPath));
+    if (controlFd === undefined) return;
+    this.#control = listeningSocket(controlFd, this.#plan.controlPath);
+    this.#serveControl(controlFd);
   }
 
-  #startThread(queueThreads = 1): ReactorThread {
-    this.#thread = new ReactorThread(queueThreads - 1, {
-      log: ({ device: name, level, message }) => this.#log[level]({ device: name }, message),
-      connection: (_, isNow) => {
-        this.#isConnected = isNow;
-        if (!isNow && this.#listening === undefined) {
-          this.stop('the inherited connection has ended');
-        }
-      },
-    });
-    return this.#thread;
+  // ── The service manager ───────────────────────────────────────────────────────────────────────
+
+  #fdStoreOf(device: string): FdStore | undefined {
+    if (!this.#plan.usesFdStore) return undefined;
+    return new FdStore(this.#manager, device, (message) => this.#log.warn(message));
   }
 
   #tell(state: string): void {
@@ -306,82 +361,4 @@ function openLog(level: string): Logger {
   // Whoever read the log is gone: the devices go on.
   destination.on('error', () => {});
   return pino({ name: 'ramzswapd', level }, destination);
-}
-
-function methods(
-  thread: ReactorThread,
-  device: BlockDeviceOptions,
-  isConnected: () => boolean,
-  handOver: (path: string) => Promise<never>,
-): Methods {
-  const { name } = device;
-  const status = (): DeviceStatus => ({
-    device: name,
-    connected: isConnected(),
-    statistics: thread.statistics(name),
-  });
-  const checkName = (params: unknown) => {
-    const wanted = (params as { device?: unknown } | undefined)?.device;
-    if (wanted !== name) throw new RefusedError(`no device '${wanted}': this daemon has ${name}`);
-  };
-  return {
-    devices: () => [status()],
-    statistics: (params) => {
-      checkName(params);
-      return thread.statistics(name);
-    },
-    setMemlimit: (params) => {
-      checkName(params);
-      const bytes = changedMemlimit(device, (params as { bytes?: unknown }).bytes);
-      thread.order({ kind: 'memlimit', device: name, bytes });
-      return untilSo(() => thread.statistics(name).memlimit === bytes).then(() => bytes);
-    },
-    grow: (params) => {
-      checkName(params);
-      const now = thread.statistics(name).disksize;
-      const bytes = grownDiskSize(device, now, (params as { bytes?: unknown }).bytes);
-      thread.order({ kind: 'grow', device: name, bytes });
-      return untilSo(() => thread.statistics(name).disksize >= bytes).then(() => bytes);
-    },
-    reset: async (params) => {
-      checkName(params);
-      await thread.reset(name);
-      return null;
-    },
-    handOver: (params) => {
-      checkName(params);
-      const { path, version } = params as { path?: unknown; version?: unknown };
-      if (typeof path !== 'string' || version !== HANDOVER_VERSION) {
-        const got = `${path}, version ${version}`;
-        throw new RefusedError(`expected a path, version ${HANDOVER_VERSION}, got ${got}`);
-      }
-      return handOver(path);
-    },
-    ...(HAS_FAULT_INJECTION ? faultMethods(thread, name) : {}),
-  };
-}
-
-function faultMethods(thread: ReactorThread, device: string): Methods {
-  const orderFaults = (faults: Faults) => untilSo(thread.order({ kind: 'faults', device, faults }));
-  return {
-    fault: async (params) => {
-      const { thread: where, backing } = params as { thread?: string; backing?: Faults };
-      if (backing !== undefined) await orderFaults(backing);
-      if (where === 'reactor' || where === 'queue thread') thread.order({ kind: 'fail', where });
-      if (where === 'control') setImmediate(throwFault);
-      return null;
-    },
-  };
-}
-
-/** Orders are obeyed within a turn of the reactor: whoever asks next should see that. */
-async function untilSo(condition: () => boolean): Promise<void> {
-  const deadline = performance.now() + OBEY_MILLIS_MAX;
-  while (!condition() && performance.now() < deadline) {
-    await new Promise((resolve) => setTimeout(resolve, 1));
-  }
-}
-
-function throwFault(): never {
-  throw new Error('fault injected into the control thread');
 }

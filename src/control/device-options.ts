@@ -3,19 +3,23 @@
  * the backing swap, whose size is the disk's.
  */
 
+import { closeSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { type BackingFile, openBackingFile } from '../backing/backing-file.ts';
 import { RefusedError } from '../base/errors.ts';
 import { bytesToPages, formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { type BackingIoKind, backingOptions } from '../device/backing.ts';
-import type { BlockDeviceOptions } from '../device/block-device.ts';
+import type { DeviceTerms } from '../device/device-terms.ts';
+import type { DiskOptions } from '../device/disk.ts';
 import type { FdStore } from '../device/fd-store.ts';
 import type { NewGuestPolicy } from '../device/front-end-process.ts';
 import type { DeviceState } from '../device/handover.ts';
 import { BACKED_INCOMPRESSIBLE_BYTES } from '../store/backed-store.ts';
 import { BACKED_SLOTS_MAX, SLOTS_MAX } from '../store/layout.ts';
 import { INCOMPRESSIBLE_BYTES } from '../store/page-store.ts';
-import { openStoreFiles, type StoreFiles } from '../store/store-files.ts';
+import { openStoreFiles } from '../store/store-files.ts';
+import type { DeviceOption, DeviceSettings } from './options.ts';
+import { DEFAULT_QUEUES } from './plan.ts';
 
 /** SPEC: a quarter of RAM when no size is given; and of compressed data in memory, 15%. */
 const DISK_SHARE_OF_RAM = 0.25;
@@ -25,30 +29,70 @@ const ARENA_BYTES_MAX = 2 ** 34;
 /** A swap area wants its header and at least ten pages: the kernel and mkswap refuse less. */
 const GUEST_PAGES_MIN = 10;
 
-/** What may be said of a device at start; sizes in bytes. */
-export interface DeviceWishes {
+/** What may be said of a disk; sizes in bytes. */
+interface DiskWishes {
   readonly name: string;
-  readonly diskBytes?: number;
+  readonly diskBytes: number | undefined;
   /** How far it may grow while the guest runs. */
-  readonly diskBytesMax?: number;
-  readonly backingSwap?: string;
-  readonly backingIo?: BackingIoKind;
-  readonly memlimitBytes?: number;
-  readonly incompressibleBytes?: number;
-  readonly guestRamBytes?: number;
+  readonly diskBytesMax: number | undefined;
+  readonly backingSwap: string | undefined;
+  readonly backingIo: BackingIoKind;
+  readonly memlimitBytes: number | undefined;
+  readonly incompressibleBytes: number | undefined;
+  readonly guestRamBytes: number | undefined;
   readonly guestPageBytes: number;
-  readonly logicalBlockBytes?: number;
-  readonly numQueues: number;
-  readonly queueThreads?: number;
-  readonly poolLimitBytes?: number;
-  readonly onNewGuest?: NewGuestPolicy;
-  /** Directory on a tmpfs where the store is kept. */
-  readonly storeDirectory?: string;
-  readonly isLocked?: boolean;
-  readonly wipesOnFree?: boolean;
+  readonly poolLimitBytes: number | undefined;
+  readonly onNewGuest: NewGuestPolicy | undefined;
+  readonly isLocked: boolean;
+  readonly wipesOnFree: boolean;
 }
 
-interface Log {
+function wishesOf(name: string, settings: DeviceSettings): DiskWishes {
+  const number = (option: DeviceOption) => settings[option] as number | undefined;
+  return {
+    name,
+    diskBytes: number('disksize'),
+    diskBytesMax: number('max-disksize'),
+    backingSwap: settings['backing-swap'] as string | undefined,
+    backingIo: (settings['backing-io'] ?? 'auto') as BackingIoKind,
+    memlimitBytes: number('memlimit'),
+    incompressibleBytes: number('incompressible-bytes'),
+    guestRamBytes: number('guest-ram'),
+    guestPageBytes: Number(settings['guest-page-size'] ?? PAGE_BYTES),
+    poolLimitBytes: number('pool-limit'),
+    onNewGuest: settings['on-new-guest'] as NewGuestPolicy | undefined,
+    isLocked: settings.mlock === true,
+    wipesOnFree: settings['wipe-on-free'] === true,
+  };
+}
+
+/** What a front end knows the device by from the first moment. */
+export function deviceTerms(
+  name: string,
+  settings: DeviceSettings,
+  queueThreads: number,
+): DeviceTerms {
+  return {
+    name,
+    logicalBlockBytes: Number(settings['logical-block-size'] ?? PAGE_BYTES),
+    numQueues: (settings['num-queues'] as number | undefined) ?? DEFAULT_QUEUES,
+    // One thread does all I/O of a backing swap.
+    queueThreads: settings['backing-swap'] === undefined ? queueThreads : 1,
+  };
+}
+
+/** What a disk is made with, besides its settings. */
+export interface DiskSurroundings {
+  readonly log: Log;
+  /** Faults of the backing swap can be ordered. */
+  readonly hasFaults: boolean;
+  /** Directory on a tmpfs where stores are kept. */
+  readonly storeDirectory: string | undefined;
+  /** Where the service manager keeps its store. */
+  readonly fdStore: FdStore | undefined;
+}
+
+export interface Log {
   info(message: string): void;
   warn(message: string): void;
 }
@@ -59,81 +103,111 @@ interface Ram {
   readonly text: string;
 }
 
-/** Throws RefusedError for what cannot be. `fdStore`: the service manager keeps its store. */
-export function deviceOptions(
-  wishes: DeviceWishes,
-  log: Log,
-  hasFaults: boolean,
-  fdStore?: FdStore,
-): BlockDeviceOptions {
+/**
+ * The disk of a device, as its settings say. Opens its backing swap and its files, which are the
+ * caller's. Throws RefusedError for what cannot be.
+ */
+export function diskOptions(
+  terms: DeviceTerms,
+  settings: DeviceSettings,
+  { log, hasFaults, storeDirectory, fdStore }: DiskSurroundings,
+): DiskOptions {
+  const wishes = wishesOf(terms.name, settings);
   const { guestPageBytes, backingSwap } = wishes;
+  if (backingSwap !== undefined && (terms.queueThreads ?? 1) > 1) {
+    throw new RefusedError(
+      `${terms.name}: backing-swap: expected --queue-threads 1: one thread keeps the order of its I/O`,
+    );
+  }
   const ram = ramOf(wishes);
   const file = backingSwap === undefined ? undefined : openBackingFile(backingSwap, guestPageBytes);
-  const diskBytes = diskSize(wishes, file, ram, log);
-  checkDiskSize(diskBytes, guestPageBytes, file !== undefined);
-  const diskBytesMax = diskSizeMax(wishes, diskBytes);
-  if (diskBytesMax > 2 * ram.bytes && file === undefined) {
+  try {
+    const diskBytes = diskSize(wishes, file, ram, log);
+    checkDiskSize(diskBytes, guestPageBytes, file !== undefined);
+    const diskBytesMax = diskSizeMax(wishes, diskBytes);
+    warnOfSize(diskBytesMax, file === undefined, ram, log);
+    const memlimitBytes = file === undefined ? 0 : memlimit(wishes, diskBytes, ram, log);
+    const identity = {
+      name: terms.name,
+      slots: diskBytesMax / PAGE_BYTES,
+      backing: file?.identity,
+    };
+    const files =
+      storeDirectory === undefined
+        ? fdStore?.open(identity)
+        : openStoreFiles(storeDirectory, identity);
+    const io = wishes.backingIo;
+    return {
+      ...optionsOf(terms, wishes, file !== undefined),
+      diskBytes,
+      diskBytesMax,
+      ...(files === undefined ? {} : { files }),
+      ...(file === undefined
+        ? {}
+        : { backing: backingOptions(file, { memlimitBytes, io, hasFaults }) }),
+    };
+  } catch (error) {
+    if (file !== undefined) closeSync(file.fd);
+    throw error;
+  }
+}
+
+/** Closes what diskOptions() has opened: the disk is gone. */
+export function closeDiskOptions({ files, backing }: DiskOptions): void {
+  if (backing !== undefined) closeSync(backing.fd);
+  if (files === undefined) return;
+  closeSync(files.fd);
+  closeSync(files.arenaFd);
+}
+
+function warnOfSize(diskBytesMax: number, isAllInMemory: boolean, ram: Ram, log: Log): void {
+  if (diskBytesMax > 2 * ram.bytes && isAllInMemory) {
     const size = formatBytes(diskBytesMax);
     log.warn(`disksize ${size} is more than twice ${ram.text}: 2:1 is what to expect`);
   }
   if (diskBytesMax > ARENA_BYTES_MAX) {
     log.warn(`at most ${formatBytes(ARENA_BYTES_MAX)} of compressed data will be held in memory`);
   }
-  const io = wishes.backingIo ?? 'auto';
-  const files = storeFiles(wishes, diskBytesMax, file, fdStore);
-  return {
-    ...optionsOf(wishes, file !== undefined),
-    diskBytes,
-    diskBytesMax,
-    ...(files === undefined ? {} : { files }),
-    ...(file === undefined
-      ? {}
-      : {
-          backing: backingOptions(file, {
-            memlimitBytes: memlimit(wishes, diskBytes, ram, log),
-            io,
-            hasFaults,
-          }),
-        }),
-  };
 }
 
 /** All that has nothing to do with the size. */
 function optionsOf(
-  wishes: DeviceWishes,
+  { name, queueThreads = 1 }: DeviceTerms,
+  wishes: DiskWishes,
   isBacked: boolean,
-): Omit<BlockDeviceOptions, 'diskBytes' | 'diskBytesMax' | 'files' | 'backing'> {
-  const { name, guestPageBytes, numQueues, queueThreads = 1 } = wishes;
-  const { isLocked = false, wipesOnFree = false, poolLimitBytes, onNewGuest } = wishes;
-  const { logicalBlockBytes } = wishes;
+): Omit<DiskOptions, 'diskBytes' | 'diskBytesMax' | 'files' | 'backing'> {
+  const { guestPageBytes, isLocked, wipesOnFree, poolLimitBytes, onNewGuest } = wishes;
   const fallback = isBacked ? BACKED_INCOMPRESSIBLE_BYTES : INCOMPRESSIBLE_BYTES;
   return {
-    ...{ name, guestPageBytes, numQueues, queueThreads, isLocked, wipesOnFree },
+    ...{ name, guestPageBytes, queueThreads, isLocked, wipesOnFree },
     incompressibleBytes: wishes.incompressibleBytes ?? fallback,
-    ...(logicalBlockBytes === undefined ? {} : { logicalBlockBytes }),
     ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
     ...(onNewGuest === undefined ? {} : { onNewGuest }),
   };
 }
 
 /**
- * A device that was another process's: what the guest and the store know it by stays, the rest is as
+ * A disk that was another process's: what the guest and the store know it by stays, the rest is as
  * asked for. Throws RefusedError where the two cannot be one device.
  */
-export function takenOverOptions(wishes: DeviceWishes, state: DeviceState): BlockDeviceOptions {
-  const { name, numQueues, guestPageBytes } = wishes;
+export function takenOverOptions(
+  terms: DeviceTerms,
+  settings: DeviceSettings,
+  state: DeviceState,
+): DiskOptions {
+  const wishes = wishesOf(terms.name, settings);
   for (const [what, expected, got] of [
-    ['name', state.name, name],
-    ['num-queues', state.queueCount, numQueues],
-    ['guest-page-size', state.guestPageBytes, guestPageBytes],
-    ['logical-block-size', state.logicalBlockBytes, wishes.logicalBlockBytes ?? PAGE_BYTES],
+    ['name', state.name, terms.name],
+    ['num-queues', state.queueCount, terms.numQueues],
+    ['guest-page-size', state.guestPageBytes, wishes.guestPageBytes],
+    ['logical-block-size', state.logicalBlockBytes, terms.logicalBlockBytes],
   ]) {
     if (expected !== got)
       throw new RefusedError(`take-over: ${what}: expected ${expected}, got ${got}`);
   }
   const diskBytes = state.slotsMax * PAGE_BYTES;
   return {
-    ...optionsOf(wishes, state.backing !== undefined),
+    ...optionsOf(terms, wishes, state.backing !== undefined),
     diskBytes,
     diskBytesMax: diskBytes,
     files: state.files,
@@ -142,19 +216,8 @@ export function takenOverOptions(wishes: DeviceWishes, state: DeviceState): Bloc
   };
 }
 
-function storeFiles(
-  { name, storeDirectory }: DeviceWishes,
-  diskBytesMax: number,
-  file: BackingFile | undefined,
-  fdStore: FdStore | undefined,
-): StoreFiles | undefined {
-  const identity = { name, slots: diskBytesMax / PAGE_BYTES, backing: file?.identity };
-  if (storeDirectory !== undefined) return openStoreFiles(storeDirectory, identity);
-  return fdStore?.open(identity);
-}
-
 /** A new memory limit for a running device: what was asked for, in whole pages, if it can be. */
-export function changedMemlimit(device: BlockDeviceOptions, bytes: unknown): number {
+export function changedMemlimit(device: DiskOptions, bytes: unknown): number {
   if (device.backing === undefined) {
     throw new RefusedError(`${device.name}: a memory limit needs a backing swap`);
   }
@@ -173,7 +236,7 @@ export function changedMemlimit(device: BlockDeviceOptions, bytes: unknown): num
 }
 
 /** A new size for a running device: what was asked for, in whole guest pages, if it can be. */
-export function grownDiskSize(device: BlockDeviceOptions, now: number, bytes: unknown): number {
+export function grownDiskSize(device: DiskOptions, now: number, bytes: unknown): number {
   const { name, diskBytesMax = device.diskBytes, guestPageBytes } = device;
   if (device.backing !== undefined) {
     throw new RefusedError(`${name}: the disk is as large as its backing swap, and stays so`);
@@ -194,7 +257,7 @@ function kilobytes(bytes: number): string {
   return `${bytes / 1024} kB`;
 }
 
-function diskSizeMax({ diskBytesMax, guestPageBytes }: DeviceWishes, diskBytes: number): number {
+function diskSizeMax({ diskBytesMax, guestPageBytes }: DiskWishes, diskBytes: number): number {
   if (diskBytesMax === undefined) return diskBytes;
   const bytes = Math.floor(diskBytesMax / guestPageBytes) * guestPageBytes;
   if (bytes < diskBytes) {
@@ -208,14 +271,14 @@ function diskSizeMax({ diskBytesMax, guestPageBytes }: DeviceWishes, diskBytes: 
   return bytes;
 }
 
-function ramOf({ guestRamBytes }: DeviceWishes): Ram {
+function ramOf({ guestRamBytes }: DiskWishes): Ram {
   const bytes = guestRamBytes ?? totalmem();
   const whose = guestRamBytes === undefined ? "the host's" : "the guest's";
   return { bytes, text: `${formatBytes(bytes)} of RAM (${whose})` };
 }
 
 /** SPEC: with a backing swap the disk is as large as that is usable. Whole guest pages. */
-function diskSize(wishes: DeviceWishes, file: BackingFile | undefined, ram: Ram, log: Log): number {
+function diskSize(wishes: DiskWishes, file: BackingFile | undefined, ram: Ram, log: Log): number {
   const given = file === undefined ? wishes.diskBytes : file.map.pages * PAGE_BYTES;
   const asked = given ?? ram.bytes * DISK_SHARE_OF_RAM;
   const bytes = Math.floor(asked / wishes.guestPageBytes) * wishes.guestPageBytes;
@@ -238,7 +301,7 @@ function checkDiskSize(diskBytes: number, guestPageBytes: number, isBacked: bool
 }
 
 /** SPEC: never larger than the backing swap (then the default is used), never 0, whole pages. */
-function memlimit(wishes: DeviceWishes, diskBytes: number, ram: Ram, log: Log): number {
+function memlimit(wishes: DiskWishes, diskBytes: number, ram: Ram, log: Log): number {
   const fallback = Math.min(ram.bytes * MEMLIMIT_SHARE_OF_RAM, diskBytes);
   let bytes = wishes.memlimitBytes ?? fallback;
   if (bytes > diskBytes) {

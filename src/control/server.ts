@@ -1,7 +1,8 @@
 /**
- * The control socket's server: answers JSON-RPC requests of several clients. A client that sends
- * nonsense, does not read its answers, or sends too long a line is cut off; devices are served by
- * other threads and never notice.
+ * The control socket's server: answers JSON-RPC requests of several clients, whose parameters are
+ * checked against the methods' schemas. A client that sends nonsense, is silent for long, does not read
+ * its answers, or sends too long a line or too many at once is cut off; devices are served by other
+ * threads and never notice.
  */
 
 import { createServer, type Server, type Socket } from 'node:net';
@@ -11,27 +12,42 @@ import {
   type JSONRPCRequest,
   JSONRPCServer,
 } from 'json-rpc-2.0';
-import { RefusedError } from '../base/errors.ts';
-import { LINE_BYTES_MAX, lineSplitter, REFUSED_CODE } from './protocol.ts';
+import { RefusedError, SystemError, UsageError } from '../base/errors.ts';
+import {
+  INVALID_PARAMS_CODE,
+  LINE_BYTES_MAX,
+  lineSplitter,
+  type MethodName,
+  type Methods,
+  REFUSED_CODE,
+} from './protocol.ts';
 
-export type Methods = Record<string, (params: unknown) => unknown>;
+type Answer<Result> = Result | Promise<Result>;
+/** What the daemon answers with. */
+export type MethodTable = {
+  readonly [M in MethodName]: (params: Methods[M]['params']) => Answer<Methods[M]['result']>;
+};
+/** Without a schema: for tests. */
+export type ExtraMethods = Readonly<Record<string, (params: unknown) => unknown>>;
 
 const CLIENTS_MAX = 64;
+/** Who says nothing for so long makes room for others. */
+const SILENCE_MILLIS_MAX = 60_000;
+/** Requests of one client that have no answer yet. */
+const UNANSWERED_MAX = 64;
 
-/** Serves `methods` on a listening Unix socket. RefusedError becomes an error with its message. */
-export function serveControl(listenFd: number, methods: Methods): Server {
-  const rpc = new JSONRPCServer({ errorListener: () => {} });
-  for (const [name, method] of Object.entries(methods)) {
-    rpc.addMethod(name, async (params: unknown) => {
-      try {
-        return await method(params);
-      } catch (error) {
-        if (!(error instanceof RefusedError)) throw error;
-        throw new JSONRPCErrorException(error.message, REFUSED_CODE);
-      }
-    });
-  }
-  const server = createServer((socket) => serveClient(socket, rpc));
+/** Serves them on a listening Unix socket. RefusedError becomes an error with its message. */
+export function serveControl(
+  listenFd: number,
+  methods: Partial<MethodTable>,
+  extra: ExtraMethods = {},
+): Server {
+  // Loaded with the first client: schemas cost memory and time.
+  let rpc: Promise<JSONRPCServer> | undefined;
+  const server = createServer((socket) => {
+    rpc ??= makeRpc(methods, extra);
+    serveClient(socket, rpc);
+  });
   // An accept that failed is one client's loss, not the daemon's.
   server.on('error', () => {});
   server.maxConnections = CLIENTS_MAX;
@@ -39,19 +55,57 @@ export function serveControl(listenFd: number, methods: Methods): Server {
   return server;
 }
 
-function serveClient(socket: Socket, rpc: JSONRPCServer): void {
+async function makeRpc(methods: Partial<MethodTable>, extra: ExtraMethods): Promise<JSONRPCServer> {
+  const { METHODS, openRpcDocument, wrongParams } = await import('./schema.ts');
+  const rpc = new JSONRPCServer({ errorListener: () => {} });
+  for (const [name, method] of Object.entries(methods) as [MethodName, Method][]) {
+    rpc.addMethod(name, async (params: unknown) => {
+      const wrong = wrongParams(METHODS[name].params, params ?? {});
+      if (wrong === undefined) return carriedOut(method, params ?? {});
+      throw new JSONRPCErrorException(`${name}: ${wrong}`, INVALID_PARAMS_CODE);
+    });
+  }
+  for (const [name, method] of Object.entries(extra)) {
+    rpc.addMethod(name, async (params: unknown) => carriedOut(method, params));
+  }
+  rpc.addMethod('rpc.discover', openRpcDocument);
+  return rpc;
+}
+
+type Method = (params: unknown) => unknown;
+
+async function carriedOut(method: Method, params: unknown): Promise<unknown> {
+  try {
+    return await method(params);
+  } catch (error) {
+    const isRefusal = [RefusedError, UsageError, SystemError].some((type) => error instanceof type);
+    if (!isRefusal) throw error;
+    throw new JSONRPCErrorException((error as Error).message, REFUSED_CODE);
+  }
+}
+
+function serveClient(socket: Socket, rpc: Promise<JSONRPCServer>): void {
+  let unanswered = 0;
   socket.setEncoding('utf8');
+  socket.setTimeout(SILENCE_MILLIS_MAX, () => {
+    if (unanswered === 0) socket.destroy();
+  });
   // A client that vanishes is its own business.
   socket.on('error', () => socket.destroy());
+  const answer = async (line: string) => {
+    const text = await answerLine(await rpc, line);
+    unanswered--;
+    if (unanswered < UNANSWERED_MAX) socket.resume();
+    if (text === null || socket.destroyed) return;
+    socket.write(`${JSON.stringify(text)}\n`);
+    if (socket.writableLength > LINE_BYTES_MAX) socket.destroy();
+  };
   const takeText = lineSplitter((line) => {
-    answerLine(rpc, line)
-      .then((answer) => {
-        if (answer === null || socket.destroyed) return;
-        socket.write(`${JSON.stringify(answer)}\n`);
-        if (socket.writableLength > LINE_BYTES_MAX) socket.destroy();
-      })
-      // What the library or the answer's text cannot cope with costs this client its connection.
-      .catch(() => socket.destroy());
+    unanswered++;
+    // What waits in the socket is the client's own memory.
+    if (unanswered >= UNANSWERED_MAX) socket.pause();
+    // What the library or the answer's text cannot cope with costs this client its connection.
+    answer(line).catch(() => socket.destroy());
   });
   socket.on('data', (chunk: string) => {
     if (!takeText(chunk)) socket.destroy();

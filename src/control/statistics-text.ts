@@ -71,6 +71,10 @@ export function devicesTable(devices: readonly DeviceStatus[]): string {
     style: { head: [], border: [], compact: true },
   });
   for (const { device, connected, statistics: s } of devices) {
+    if (s === null) {
+      table.push([device, connected ? 'connected' : '-', 'uninitialised', '-', '-', '-', '-']);
+      continue;
+    }
     table.push([
       device,
       connected ? 'connected' : '-',

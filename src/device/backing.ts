@@ -8,6 +8,7 @@ import { type Extent, ExtentMap } from '../backing/extent-map.ts';
 import { FaultIo } from '../backing/fault-io.ts';
 import { LATENCY_BUCKETS, PageIo } from '../backing/page-io.ts';
 import { SystemError } from '../base/errors.ts';
+import { releaseWindow } from '../memory/memory-file.ts';
 import { WINDOW_WORK_BYTES } from '../memory/window.ts';
 import type { AsyncIo, IoPages } from '../native/async-io.ts';
 import { IoUring } from '../native/io-uring.ts';
@@ -51,6 +52,8 @@ export interface Backing {
   /** How I/O is done, for people. */
   readonly ioName: string;
   readonly faults: FaultIo | undefined;
+  /** No I/O is under way. The backing swap's own descriptor stays the caller's. */
+  close(): void;
 }
 
 /** Throws SystemError where the kernel offers neither way of asynchronous I/O. */
@@ -77,7 +80,11 @@ export function makeBacking(
       writeLatency: latencies.subarray(LATENCY_BUCKETS),
     }),
   });
-  return { store, ioName: plain.name, faults };
+  const close = () => {
+    plain.close();
+    releaseWindow(window);
+  };
+  return { store, ioName: plain.name, faults, close };
 }
 
 function makeIo({ fd, io }: BackingOptions, pages: IoPages): AsyncIo {

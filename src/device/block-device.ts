@@ -1,22 +1,22 @@
 /**
- * A swap disk put together: store, rings (queue-set.ts), configuration space, and the meaning of a
- * vhost-user session's messages for them. Belongs to one reactor.
+ * A device put together: its disk while it is initialised (disk.ts), rings (queue-set.ts), configuration
+ * space, and the meaning of a vhost-user session's messages for them. Belongs to one reactor.
  *
- * Life: made (empty store, swap header in page 0) → attach a connection → messages, serving →
- * detach (the store stays) → attach again.
+ * Two lives beside each other:
+ *   made (uninitialised: capacity 0) → init (a disk) → reset (uninitialised) → init …
+ *   attach a connection → messages, serving → detach (the disk stays) → attach again …
  */
 
 import type { Faults } from '../backing/fault-io.ts';
 import { assert } from '../base/assert.ts';
 import { RefusedError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES } from '../base/units.ts';
-import { isSameRegion, REGIONS_MAX } from '../memory/guest-memory.ts';
+import { REGIONS_MAX } from '../memory/guest-memory.ts';
 import { monotonicMicros } from '../native/clock.ts';
 import { closeFd, duplicateFd, isShrinkSealed } from '../native/fd.ts';
 import { isPeerGone } from '../native/socket.ts';
 import type { PageStore } from '../store/page-store.ts';
 import { COUNTER } from '../store/statistics.ts';
-import type { StoreFiles } from '../store/store-files.ts';
 import type { ProcessIdentity } from '../store/store-header.ts';
 import {
   type BackendHandler,
@@ -38,16 +38,16 @@ import {
 import { BLOCK_FEATURES, BlockConfig } from '../virtio-blk/config-space.ts';
 import { REQUESTS } from '../virtio-blk/page-device.ts';
 import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../virtio-blk/protocol.ts';
-import { type Backing, type BackingOptions, makeBacking } from './backing.ts';
-import { goOnWithStore, openStore } from './device-store.ts';
+import type { BlockDeviceEvents, DeviceTerms } from './device-terms.ts';
 import { SessionLog } from './dirty-log.ts';
-import { frontEndOf, type NewGuestPolicy } from './front-end-process.ts';
+import { type CompletionWatcher, Disk, type DiskOptions, needDisk } from './disk.ts';
+import { frontEndOf } from './front-end-process.ts';
 import { type DeviceState, heldState, type SessionDeviceState } from './handover.ts';
 import { checkInflightArea, makeInflightArea, type TrackedInflight } from './inflight-area.ts';
+import { KeptRegions } from './kept-regions.ts';
 import type { HandedOverSockets, QueueCall } from './orders.ts';
-import { PageOwner } from './page-owner.ts';
-import { type DeviceQueues, QueueSet, type Report } from './queue-set.ts';
-import { RemoteQueues } from './remote-queues.ts';
+import type { DeviceQueues, QueueSet, Report } from './queue-set.ts';
+import { QueueSets } from './queue-sets.ts';
 import type { KickWatcher, RingFeatures, RingState } from './ring.ts';
 import type { ThreadCaller } from './thread-call.ts';
 
@@ -64,58 +64,19 @@ assert(
 
 const NO_FEATURES: RingFeatures = { eventIdx: false, indirect: false };
 
-/** How long a guest may wait for I/O before its device is handed over: else it is not, now. */
-const PAUSE_SETTLE_MILLIS = 1000;
-
-export interface BlockDeviceOptions {
-  /** Also the virtio-blk serial (GET_ID) and the label of the swap area. */
-  readonly name: string;
-  readonly diskBytes: number;
-  /** How far grow() may go. Default: not at all. */
-  readonly diskBytesMax?: number;
-  readonly guestPageBytes: number;
-  /** What requests are whole numbers of, 512 or a page. Default: a page. */
-  readonly logicalBlockBytes?: number;
-  readonly numQueues: number;
-  /** Threads that serve the queues: the reactor's, and so many less one of its queue threads. */
-  readonly queueThreads?: number;
-  readonly poolLimitBytes?: number;
-  /** The store's memory is never swapped out. */
-  readonly isLocked?: boolean;
-  /** Nothing of a page stays in the store's memory when it is freed, overwritten or moved. */
-  readonly wipesOnFree?: boolean;
-  /** A page that compresses to more is incompressible. */
-  readonly incompressibleBytes?: number;
-  readonly backing?: BackingOptions;
-  /** What a front end finds that the store did not serve before. Default: nothing. */
-  readonly onNewGuest?: NewGuestPolicy;
-  /** Where the store lies. Default: in memory, gone with the process. */
-  readonly files?: StoreFiles;
-  /** Goes on with what another process has handed over: its store is in `files`. */
-  readonly takenOver?: DeviceState;
-}
-
-/** What the reactor does for a device's backing swap: watch for the end of I/O. */
-export interface CompletionWatcher {
-  watchCompletions(fd: number, onReadable: () => void): void;
-}
-
 export class BlockDevice implements BackendHandler {
   readonly name: string;
-  /** What is in memory. */
-  readonly store: PageStore;
   readonly features = DEVICE_FEATURES | VHOST_F_LOG_ALL;
   readonly queueCount: number;
   readonly memorySlots = REGIONS_MAX;
 
-  readonly #options: BlockDeviceOptions;
+  readonly #terms: DeviceTerms;
+  readonly #watcher: KickWatcher & CompletionWatcher;
+  readonly #events: BlockDeviceEvents;
   readonly #report: Report;
   readonly #config: BlockConfig;
-  readonly #backing: Backing | undefined;
-  /** What this thread serves. */
-  readonly #queues: QueueSet;
-  /** That, and what other threads serve: ring n belongs to set n modulo their number. */
-  readonly #sets: readonly DeviceQueues[];
+  #disk: Disk | undefined;
+  readonly #sets: QueueSets;
   #session: BackendSession | undefined;
   #ringFeatures: RingFeatures = NO_FEATURES;
   #isLegacy = true;
@@ -124,66 +85,77 @@ export class BlockDevice implements BackendHandler {
   readonly #log: SessionLog;
   /** Configuration space has changed, and the front end has not read it since. */
   #isConfigNews = false;
+  #wasAttached = false;
   #warnedOfShrinking = false;
   #frontEnd: ProcessIdentity | undefined;
-  /** From a process that may yet go on: nothing is changed before resume(). */
-  #isTakenOver: boolean;
+  /** Rings between SET_VRING_KICK and GET_VRING_BASE: a driver has them, whatever state they are in. */
+  readonly #started = new Set<number>();
+  #wasRunning = false;
   /** A ring was started in this session; and for the guest that it now has. */
   #hasMetFrontEnd = false;
   #hasMetGuest = false;
-  readonly #owner: PageOwner;
-  /** As the front end has described them: for another process, should one take over. */
-  #regions: { readonly region: MemoryRegion; readonly fd: number }[] = [];
+  readonly #regions = new KeptRegions();
   #inflight: TrackedInflight | undefined;
   /** Made for the front end: until it has a descriptor of its own. */
   #madeInflightFd: number | undefined;
 
   constructor(
-    options: BlockDeviceOptions,
+    terms: DeviceTerms,
     watcher: KickWatcher & CompletionWatcher,
-    report: Report,
+    events: BlockDeviceEvents,
     threads: readonly ThreadCaller<QueueCall>[] = [],
   ) {
-    const slots = options.diskBytes / PAGE_BYTES;
-    assert(Number.isInteger(slots) && slots >= 2, 'a disk is whole pages, two at least');
-    this.name = options.name;
-    this.queueCount = options.numQueues;
-    this.#options = options;
-    this.#report = report;
-    const { backing, guestPageBytes, queueThreads = 1 } = options;
-    const { logicalBlockBytes = PAGE_BYTES } = options;
-    assert(
-      backing === undefined || queueThreads === 1,
-      'one thread does all I/O of a backing swap',
-    );
+    const { name, numQueues, queueThreads = 1, logicalBlockBytes = PAGE_BYTES } = terms;
     assert(queueThreads <= threads.length + 1, 'the reactor has the threads that its devices want');
-    this.store = openStore(options, report);
-    this.#isTakenOver = options.takenOver !== undefined;
-    this.#config = new BlockConfig(this.store.slots, options.numQueues, logicalBlockBytes);
-    this.store.onTrouble = (what) => report('error', what);
-    if (backing !== undefined) {
-      this.#backing = makeBacking(backing, this.store, guestPageBytes / PAGE_BYTES);
-      const { store, ioName } = this.#backing;
-      watcher.watchCompletions(store.wakeFd, () => store.woken());
-      report('info', `backing swap ${backing.path}: ${backing.extents.length} extents, ${ioName}`);
-    }
-    const { store } = this;
-    this.#owner = new PageOwner(options, store, this.#backing, report);
-    const terms = { name: this.name, queueCount: this.queueCount, logicalBlockBytes };
-    const backed = this.#backing?.store;
-    this.#queues = new QueueSet({ ...terms, store, backed }, watcher, report);
-    const remote = threads.slice(0, queueThreads - 1).map((thread, i) => {
-      return new RemoteQueues(thread, { ...terms, share: store.share, thread: i + 1 });
-    });
-    this.#sets = [this.#queues, ...remote];
-    this.#log = new SessionLog(this.#sets);
-    const session = options.takenOver?.session;
-    if (session !== undefined) this.#takeOverSession(session);
+    this.name = name;
+    this.queueCount = numQueues;
+    this.#terms = terms;
+    this.#watcher = watcher;
+    this.#events = events;
+    this.#report = (level, message) => events.report(level, message);
+    this.#config = new BlockConfig(0, numQueues, logicalBlockBytes);
+    const options = { name, queueCount: numQueues, logicalBlockBytes };
+    const helpers = threads.slice(0, queueThreads - 1);
+    this.#sets = new QueueSets(options, watcher, this.#report, helpers);
+    this.#log = new SessionLog(this.#sets.all);
   }
 
-  /** For the reactor to serve. */
-  get queues(): QueueSet {
-    return this.#queues;
+  /** What is in memory; there must be a disk. */
+  get store(): PageStore {
+    assert(this.#disk !== undefined, 'an initialised device has a store');
+    return this.#disk.store;
+  }
+
+  get isInitialised(): boolean {
+    return this.#disk !== undefined;
+  }
+
+  /** A front end has rings running. */
+  get isRunning(): boolean {
+    return this.#started.size > 0;
+  }
+
+  // ── The disk ──────────────────────────────────────────────────────────────────────────────────
+
+  /** Makes the disk; a guest that is there is told. Throws RefusedError, SystemError. */
+  init(options: DiskOptions): void {
+    if (this.#disk !== undefined) throw new RefusedError(`${this.name}: already initialised`);
+    const disk = new Disk(options, this.#watcher, this.#report);
+    try {
+      // It has read nothing but errors until now: nobody serves what is settled here.
+      if (this.isRunning) this.#meet(disk, () => false);
+      this.#sets.openDisk(disk);
+    } catch (error) {
+      disk.leave();
+      this.#sets.closeDisk(disk);
+      throw error;
+    }
+    this.#disk = disk;
+    this.#resize(disk.store.slots);
+    if (options.takenOver === undefined) return;
+    const { session } = options.takenOver;
+    if (session === undefined) for (const set of this.#sets.all) set.restore([]);
+    else this.#takeOverSession(session);
   }
 
   /** Makes the disk larger, at once; a guest that is there is told. */
@@ -191,36 +163,59 @@ export class BlockDevice implements BackendHandler {
     assert(bytes % PAGE_BYTES === 0, 'a disk is whole pages');
     // Whoever asked may have been overtaken by somebody who asked for more.
     if (bytes / PAGE_BYTES <= this.store.slots) return;
-    for (const set of this.#sets) set.grow(bytes / PAGE_BYTES);
+    for (const set of this.#sets.all) set.grow(bytes / PAGE_BYTES);
     this.#report('info', `the disk is ${formatBytes(bytes)} now`);
-    this.#config.setCapacity(this.store.slots);
-    this.#isConfigNews = true;
+    this.#resize(this.store.slots);
+  }
+
+  #resize(pages: number): void {
+    this.#config.setCapacity(pages);
+    // Whoever comes first reads it; who comes again may not.
+    this.#isConfigNews = this.#wasAttached;
     this.#tellOfConfig();
   }
 
   /**
-   * Frees all pages: the disk is as new, of the size that it has. Throws RefusedError while a front
-   * end has rings running, or where I/O of the backing swap does not end.
+   * Frees all memory: uninitialised. Throws RefusedError while a front end has rings running, or where
+   * I/O of the backing swap does not end.
    */
   reset(): void {
-    if (this.#sets.some((set) => set.isStarted())) {
-      throw new RefusedError(`${this.name}: in use: a front end has its queues running`);
-    }
-    this.#owner.reset();
+    const disk = needDisk(this.#disk, this.name);
+    const inUse = `${this.name}: in use: a front end has its queues running`;
+    if (this.isRunning) throw new RefusedError(inUse);
+    disk.mustSettle();
+    disk.leave();
+    this.#disk = undefined;
+    this.#sets.closeDisk(disk);
+    this.#resize(0);
     // A guest that goes on after a pause finds that its pages were in another store.
     this.#hasMetGuest = false;
+    this.#report('info', 'reset: all memory was freed');
+  }
+
+  /** The device is gone, in all threads; its session has ended and its disk was reset. */
+  remove(): void {
+    assert(this.#disk === undefined && this.#session === undefined, 'nobody has the device');
+    this.#sets.remove();
   }
 
   /** Changes the limit on compressed bytes in memory; what is above it moves out by and by. */
   setMemlimit(bytes: number): void {
-    assert(this.#backing !== undefined, 'only a device with a backing swap has a memory limit');
-    this.#backing.store.memlimitBytes = bytes;
+    const backing = this.#disk?.backing;
+    assert(backing !== undefined, 'only a device with a backing swap has a memory limit');
+    backing.store.memlimitBytes = bytes;
   }
 
   /** Faults of the backing's I/O from now on; for tests. */
   setFaults(faults: Faults): void {
-    assert(this.#backing?.faults !== undefined, 'faults were asked for at the start');
-    this.#backing.faults.faults = faults;
+    const backing = this.#disk?.backing;
+    assert(backing?.faults !== undefined, 'faults were asked for at the start');
+    backing.faults.faults = faults;
+  }
+
+  /** For the reactor to serve. */
+  get queues(): QueueSet {
+    return this.#sets.own;
   }
 
   get isAttached(): boolean {
@@ -231,6 +226,7 @@ export class BlockDevice implements BackendHandler {
   attach(fd: number): void {
     assert(this.#session === undefined, 'a device has one session at a time');
     this.#openSession(fd);
+    this.#wasAttached = true;
     this.#frontEnd = frontEndOf(fd);
     this.#hasMetFrontEnd = false;
     this.#hasMetGuest = false;
@@ -249,9 +245,11 @@ export class BlockDevice implements BackendHandler {
 
   /** Ends the session: rings stop, guest memory is unmapped; the store keeps every page. */
   detach(): void {
-    for (const set of this.#sets) set.close();
+    for (const set of this.#sets.all) set.close();
     this.#dropInflight();
-    this.#dropRegions();
+    this.#regions.clear();
+    this.#started.clear();
+    this.#tellOfRunning();
     this.#session?.close();
     this.#session = undefined;
     this.#isLegacy = true;
@@ -268,12 +266,13 @@ export class BlockDevice implements BackendHandler {
    */
   pause(sockets: HandedOverSockets): DeviceState {
     const pausedMicros = monotonicMicros();
+    const disk = needDisk(this.#disk, this.name);
     try {
-      const rings = this.#sets.flatMap((set) => set.pause());
-      this.#owner.mustSettle(PAUSE_SETTLE_MILLIS);
-      this.store.mapped.header.close();
-      const { shared } = this.store.mapped;
-      const held = heldState(this.#options, shared, this.#backing?.store.memlimitBytes);
+      const rings = this.#sets.all.flatMap((set) => set.pause());
+      disk.pause();
+      const { shared } = disk.store.mapped;
+      const memlimitBytes = disk.backing?.store.memlimitBytes;
+      const held = heldState(this.#terms, disk.options, shared, memlimitBytes);
       return { ...held, ...sockets, pausedMicros, session: this.#sessionState(rings) };
     } catch (error) {
       this.resume();
@@ -293,7 +292,7 @@ export class BlockDevice implements BackendHandler {
       isConfigNews: this.#isConfigNews,
       hasMetFrontEnd: this.#hasMetFrontEnd,
       hasMetGuest: this.#hasMetGuest,
-      regions: this.#regions,
+      regions: this.#regions.all,
       inflight: this.#inflight,
       rings,
     };
@@ -301,14 +300,13 @@ export class BlockDevice implements BackendHandler {
 
   /** Serves on after pause(), of this process or of the one that was taken over from. */
   resume(): void {
-    const isFirst = this.#isTakenOver;
-    if (isFirst) goOnWithStore(this.store, this.#options, this.#report);
-    else this.store.mapped.header.open(this.#options.queueThreads ?? 1);
-    this.#isTakenOver = false;
-    for (const set of this.#sets) set.resume();
+    const disk = needDisk(this.#disk, this.name);
+    const isFirst = disk.isTakenOver;
+    disk.goOn();
+    for (const set of this.#sets.all) set.resume();
     this.#tellOfConfig();
     if (!isFirst) return;
-    const { process: from, pausedMicros } = this.#options.takenOver!;
+    const { process: from, pausedMicros } = disk.options.takenOver!;
     const millis = (((monotonicMicros() - pausedMicros) | 0) / 1000).toFixed(1);
     this.#report('info', `taken over from process ${from}: the guest waited ${millis} ms`);
   }
@@ -324,20 +322,22 @@ export class BlockDevice implements BackendHandler {
     this.#isConfigNews = state.isConfigNews;
     this.#frontEnd = frontEndOf(state.session.connection.fd);
     for (const { region, fd } of state.regions) {
-      for (const set of this.#sets) set.addMemoryRegion(region, fd);
+      for (const set of this.#sets.all) set.addMemoryRegion(region, fd);
     }
-    this.#regions = [...state.regions];
+    this.#regions.restore(state.regions);
     if (state.inflight !== undefined) {
       const { inflight, fd } = state.inflight;
-      for (const set of this.#sets) set.setInflight(inflight, fd);
+      for (const set of this.#sets.all) set.setInflight(inflight, fd);
       this.#inflight = state.inflight;
     }
     this.#hasMetFrontEnd = state.hasMetFrontEnd;
     this.#hasMetGuest = state.hasMetGuest;
-    this.#sets.forEach((set, i) => {
-      const own = state.rings.filter(({ index }) => index % this.#sets.length === i);
+    this.#sets.all.forEach((set, i) => {
+      const own = state.rings.filter(({ index }) => index % this.#sets.all.length === i);
       set.restore(own);
     });
+    for (const { index, isStarted } of state.rings) if (isStarted) this.#started.add(index);
+    this.#tellOfRunning();
   }
 
   get sessionFd(): number | undefined {
@@ -347,13 +347,12 @@ export class BlockDevice implements BackendHandler {
   /** Somebody may come back for its pages: who is there, or was there last and may be again. */
   get isWanted(): boolean {
     const isThere = this.#session !== undefined && !isPeerGone(this.#session.fd);
-    return isThere || this.#owner.mayComeBack;
+    return this.#disk !== undefined && (isThere || this.#disk.owner.mayComeBack);
   }
 
   /** The process ends in order: the store is left as whoever finds it would make it. */
   close(): void {
-    // Not of another process, which may have gone on.
-    if (!this.#isTakenOver) this.store.mapped.header.close();
+    this.#disk?.leave();
   }
 
   // ── BackendHandler ────────────────────────────────────────────────────────────────────────────
@@ -377,8 +376,8 @@ export class BlockDevice implements BackendHandler {
 
   setMemoryTable(regions: readonly MemoryRegion[], fds: readonly number[]): void {
     // Refused or not, what was there before is gone.
-    this.#dropRegions();
-    this.#inAll(
+    this.#regions.clear();
+    this.#changeMemory(
       (set) => set.setMemoryTable(regions, fds),
       (set) => set.setMemoryTable([], []),
     );
@@ -388,7 +387,7 @@ export class BlockDevice implements BackendHandler {
   }
 
   addMemoryRegion(region: MemoryRegion, fd: number): void {
-    this.#inAll(
+    this.#changeMemory(
       (set) => set.addMemoryRegion(region, fd),
       (set) => set.removeMemoryRegion(region),
     );
@@ -396,18 +395,17 @@ export class BlockDevice implements BackendHandler {
   }
 
   #keepRegion(region: MemoryRegion, fd: number): void {
-    this.#regions.push({ region, fd: duplicateFd(fd) });
+    this.#regions.add(region, fd);
     this.#warnOfShrinking('guest memory file', fd);
   }
 
   removeMemoryRegion(region: MemoryRegion): void {
     // All have the same regions: none knows it, or all do.
-    this.#inAll(
+    this.#changeMemory(
       (set) => set.removeMemoryRegion(region),
       () => {},
     );
-    const at = this.#regions.findIndex((each) => isSameRegion(each.region, region));
-    for (const { fd } of this.#regions.splice(at, 1)) closeFd(fd);
+    this.#regions.remove(region);
   }
 
   getInflight(queues: number, queueSize: number): TrackedInflight {
@@ -427,7 +425,7 @@ export class BlockDevice implements BackendHandler {
     this.#dropInflight();
     this.#inflight = { inflight, fd: duplicateFd(fd) };
     try {
-      for (const set of this.#sets) set.setInflight(inflight, fd);
+      for (const set of this.#sets.all) set.setInflight(inflight, fd);
     } catch (error) {
       this.#dropInflight();
       throw error;
@@ -446,38 +444,43 @@ export class BlockDevice implements BackendHandler {
   }
 
   setVringNum(index: number, num: number): void {
-    this.#setOf(index).setVringNum(index, num);
+    this.#sets.of(index).setVringNum(index, num);
   }
 
   setVringBase(index: number, base: number): void {
-    this.#setOf(index).setVringBase(index, base);
+    this.#sets.of(index).setVringBase(index, base);
   }
 
   setVringAddress(address: VringAddress): void {
-    this.#changeRings(() => this.#setOf(address.index).setVringAddress(address));
+    this.#changeRings(() => this.#sets.of(address.index).setVringAddress(address));
   }
 
   getVringBase(index: number): number {
-    return this.#changeRings(() => this.#setOf(index).getVringBase(index));
+    const base = this.#changeRings(() => this.#sets.of(index).getVringBase(index));
+    this.#started.delete(index);
+    this.#tellOfRunning();
+    return base;
   }
 
   setVringKick(index: number, fd: number | undefined): void {
     // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts enabled."
     const terms = { ...this.#ringFeatures, startsEnabled: this.#isLegacy };
-    if (!this.#hasMetGuest) this.#meet(fd);
-    this.#changeRings(() => this.#setOf(index).setVringKick(index, fd, terms));
+    if (!this.#hasMetGuest) this.#meetBefore(fd);
+    this.#changeRings(() => this.#sets.of(index).setVringKick(index, fd, terms));
+    this.#started.add(index);
+    this.#tellOfRunning();
   }
 
   setVringCall(index: number, fd: number | undefined): void {
-    this.#setOf(index).setVringCall(index, fd);
+    this.#sets.of(index).setVringCall(index, fd);
   }
 
   setVringErr(index: number, fd: number | undefined): void {
-    this.#setOf(index).setVringErr(index, fd);
+    this.#sets.of(index).setVringErr(index, fd);
   }
 
   setVringEnable(index: number, isEnabled: boolean): void {
-    this.#changeRings(() => this.#setOf(index).setVringEnable(index, isEnabled));
+    this.#changeRings(() => this.#sets.of(index).setVringEnable(index, isEnabled));
   }
 
   getConfig(offset: number, size: number): Uint8Array | undefined {
@@ -492,11 +495,13 @@ export class BlockDevice implements BackendHandler {
   }
 
   disableRings(): void {
-    for (const set of this.#sets) set.disableRings();
+    for (const set of this.#sets.all) set.disableRings();
   }
 
   resetDevice(): void {
-    for (const set of this.#sets) set.resetRings();
+    for (const set of this.#sets.all) set.resetRings();
+    this.#started.clear();
+    this.#tellOfRunning();
     this.#dropInflight();
     this.#forgetFeatures();
     this.#log.drop();
@@ -505,32 +510,34 @@ export class BlockDevice implements BackendHandler {
   // ── What belongs to the session ───────────────────────────────────────────────────────────────
 
   /** A ring is about to start. Throws RequestError, RefusedError; `kickFd` is then closed. */
-  #meet(kickFd: number | undefined): void {
+  #meetBefore(kickFd: number | undefined): void {
+    // Without a disk there is nothing to find; init() looks whose it is.
+    if (this.#disk === undefined) return;
     try {
-      this.#owner.meet({
-        frontEnd: this.#frontEnd,
-        tracked: this.#inflight,
-        isKnown: this.#hasMetFrontEnd,
-        isServing: () => this.#sets.some((set) => set.isServing()),
-      });
-      this.#hasMetFrontEnd = true;
-      this.#hasMetGuest = true;
+      this.#meet(this.#disk, () => this.#sets.isServing());
     } catch (error) {
       if (kickFd !== undefined) closeFd(kickFd);
       throw error;
     }
   }
 
-  #dropRegions(): void {
-    for (const { fd } of this.#regions) closeFd(fd);
-    this.#regions = [];
+  #meet(disk: Disk, isServing: () => boolean): void {
+    disk.owner.meet({
+      frontEnd: this.#frontEnd,
+      tracked: this.#inflight,
+      isKnown: this.#hasMetFrontEnd,
+      isServing,
+    });
+    this.#hasMetFrontEnd = true;
+    this.#hasMetGuest = true;
   }
 
   #dropInflight(): void {
     for (const fd of [this.#inflight?.fd, this.#madeInflightFd]) {
       if (fd !== undefined) closeFd(fd);
     }
-    if (this.#inflight !== undefined) for (const set of this.#sets) set.setInflight(undefined, -1);
+    if (this.#inflight !== undefined)
+      for (const set of this.#sets.all) set.setInflight(undefined, -1);
     this.#inflight = undefined;
     this.#madeInflightFd = undefined;
   }
@@ -543,25 +550,8 @@ export class BlockDevice implements BackendHandler {
     this.#config.setWriteback(true);
   }
 
-  #setOf(ring: number): DeviceQueues {
-    return this.#sets[ring % this.#sets.length]!;
-  }
-
-  /** In all threads or in none: where one of them cannot, it is undone in the others. */
-  #inAll(change: (set: DeviceQueues) => void, undo: (set: DeviceQueues) => void): void {
-    const done: DeviceQueues[] = [];
-    const errors: unknown[] = [];
-    for (const set of this.#sets) {
-      try {
-        change(set);
-        done.push(set);
-      } catch (error) {
-        errors.push(error);
-      }
-    }
-    if (errors.length > 0) for (const set of done) undo(set);
-    this.#tellOfConfig();
-    if (errors.length > 0) throw errors[0];
+  #changeMemory(make: (set: DeviceQueues) => void, undo: (set: DeviceQueues) => void): void {
+    this.#changeRings(() => this.#sets.change(make, undo));
   }
 
   /** Whatever may change which rings are served. */
@@ -579,7 +569,13 @@ export class BlockDevice implements BackendHandler {
    */
   #tellOfConfig(): void {
     if (!this.#isConfigNews) return;
-    if (this.#sets.some((set) => set.isServing())) this.#session?.sendConfigChange();
+    if (this.#sets.isServing()) this.#session?.sendConfigChange();
+  }
+
+  #tellOfRunning(): void {
+    if (this.#wasRunning === this.isRunning) return;
+    this.#wasRunning = this.isRunning;
+    this.#events.running?.(this.#wasRunning);
   }
 
   #warnOfShrinking(what: string, fd: number): void {

@@ -7,31 +7,59 @@ import { randomBytes } from 'node:crypto';
 import { makeSwapHeader, takeOverSwapHeader } from '../backing/swap-header.ts';
 import { RefusedError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES } from '../base/units.ts';
-import { makeStore, mapStore } from '../store/mapped-store.ts';
+import { closeFd } from '../native/fd.ts';
+import { type MappedStore, makeStore, mapStore } from '../store/mapped-store.ts';
 import { identityOf, PageStore, type PageStoreOptions, storeShape } from '../store/page-store.ts';
 import { COUNTER } from '../store/statistics.ts';
-import type { BlockDeviceOptions } from './block-device.ts';
+import type { DiskOptions } from './disk.ts';
 import type { Report } from './queue-set.ts';
 
-/** Throws RefusedError or SystemError. */
-export function openStore(options: BlockDeviceOptions, report: Report): PageStore {
+/** Throws RefusedError or SystemError; nothing is left mapped then. */
+export function openStore(options: DiskOptions, report: Report): PageStore {
   const { files, takenOver } = options;
+  const shape = storeShape(storeOptions(options));
+  const isFound = takenOver !== undefined || files?.isKept === true;
+  const mapped = isFound ? mapStore(shape, files!) : makeStore(shape, files);
+  try {
+    if (takenOver !== undefined) return takenOverStore(options, mapped);
+    return isFound ? foundStore(options, mapped, report) : newStore(options, mapped);
+  } catch (error) {
+    freeStore(options, mapped);
+    throw error;
+  }
+}
+
+/** All memory of it, as this thread has it. */
+export function freeStore(options: DiskOptions, mapped: MappedStore): void {
+  mapped.release();
+  closeStoreFiles(options, mapped);
+}
+
+/** Those that it has made for itself. */
+export function closeStoreFiles({ files }: DiskOptions, mapped: MappedStore): void {
+  if (files !== undefined) return;
+  closeFd(mapped.shared.fd);
+  closeFd(mapped.shared.arenaFd);
+}
+
+function takenOverStore(options: DiskOptions, mapped: MappedStore): PageStore {
   const wanted = storeOptions(options);
-  if (files !== undefined && takenOver !== undefined) {
-    const mapped = mapStore(storeShape(wanted), files);
-    mapped.header.check(identityOf(wanted), `take-over: store of process ${takenOver.process}`);
-    return PageStore.takeOver(wanted, mapped);
-  }
-  if (files?.isKept !== true) {
-    const store = PageStore.make(wanted, makeStore(storeShape(wanted), files));
-    writeSwapHeader(store, options);
-    store.mapped.header.complete();
-    return store;
-  }
+  const { process } = options.takenOver!;
+  mapped.header.check(identityOf(wanted), `take-over: store of process ${process}`);
+  return PageStore.takeOver(wanted, mapped);
+}
+
+function newStore(options: DiskOptions, mapped: MappedStore): PageStore {
+  const store = PageStore.make(storeOptions(options), mapped);
+  writeSwapHeader(store, options);
+  store.mapped.header.complete();
+  return store;
+}
+
+function foundStore(options: DiskOptions, mapped: MappedStore, report: Report): PageStore {
   const start = performance.now();
-  const mapped = mapStore(storeShape(wanted), files);
   const { isClean } = mapped.header;
-  const [store, { damaged }] = PageStore.recover(wanted, mapped);
+  const [store, { damaged }] = PageStore.recover(storeOptions(options), mapped);
   const millis = Math.round(performance.now() - start);
   const how = isClean ? 'left in order' : 'left by a process that was killed';
   const { pagesStored, comprDataSize } = COUNTER;
@@ -42,13 +70,13 @@ export function openStore(options: BlockDeviceOptions, report: Report): PageStor
 }
 
 /** The process that had the store until now is gone. Throws SystemError. */
-export function goOnWithStore(store: PageStore, options: BlockDeviceOptions, report: Report): void {
+export function goOnWithStore(store: PageStore, options: DiskOptions, report: Report): void {
   const hasWiped = options.takenOver?.wipesOnFree === true;
   const { damaged } = store.goOn(storeOptions(options), hasWiped);
   if (damaged > 0) report('error', `store: ${damaged} pages are damaged, and lost`);
 }
 
-function storeOptions(options: BlockDeviceOptions): PageStoreOptions {
+function storeOptions(options: DiskOptions): PageStoreOptions {
   const { name, diskBytes, diskBytesMax = diskBytes, backing, queueThreads = 1 } = options;
   const { poolLimitBytes, incompressibleBytes, isLocked = false } = options;
   const { wipesOnFree = false } = options;
@@ -66,7 +94,7 @@ function storeOptions(options: BlockDeviceOptions): PageStoreOptions {
 }
 
 /** Writes the first guest page, which makes the disk a swap area of its size. Throws RefusedError. */
-export function writeSwapHeader(store: PageStore, options: BlockDeviceOptions): void {
+export function writeSwapHeader(store: PageStore, options: DiskOptions): void {
   const header = swapHeader(options, store.slots * PAGE_BYTES);
   for (let at = 0; at < header.length; at += PAGE_BYTES) {
     if (!store.writeRaw(at / PAGE_BYTES, header.subarray(at, at + PAGE_BYTES))) {
@@ -78,7 +106,7 @@ export function writeSwapHeader(store: PageStore, options: BlockDeviceOptions): 
 }
 
 /** The backing swap's own header, or a new one: the first guest page of the device. */
-function swapHeader(options: BlockDeviceOptions, diskBytes: number): Uint8Array {
+function swapHeader(options: DiskOptions, diskBytes: number): Uint8Array {
   const { guestPageBytes, name, backing } = options;
   if (backing !== undefined) return takeOverSwapHeader(backing.start, guestPageBytes, diskBytes);
   const uuid = randomBytes(16);

@@ -34,8 +34,9 @@ import {
 import type { StoreFiles } from '../store/store-files.ts';
 import type { SessionState } from '../vhost-user-ts/index.ts';
 import type { BackingOptions } from './backing.ts';
-import type { BlockDeviceOptions } from './block-device.ts';
+import type { DeviceTerms } from './device-terms.ts';
 import type { LogState } from './dirty-log.ts';
+import type { DiskOptions } from './disk.ts';
 import type { TrackedInflight } from './inflight-area.ts';
 import type { RingFeatures, RingState } from './ring.ts';
 
@@ -99,12 +100,13 @@ export interface SessionDeviceState {
 
 /** Of a device, whether or not a front end is there; descriptors stay the caller's. */
 export function heldState(
-  options: BlockDeviceOptions,
+  { name, numQueues, logicalBlockBytes = PAGE_BYTES }: DeviceTerms,
+  options: DiskOptions,
   { fd, arenaFd }: Pick<StoreFiles, 'fd' | 'arenaFd'>,
   memlimitBytes = 0,
 ): Omit<DeviceState, 'pausedMicros' | 'session' | 'listenFd' | 'listenPath' | 'controlFd'> {
-  const { name, diskBytes, diskBytesMax = diskBytes, numQueues, guestPageBytes } = options;
-  const { logicalBlockBytes = PAGE_BYTES, backing, files, wipesOnFree = false } = options;
+  const { diskBytes, diskBytesMax = diskBytes, guestPageBytes } = options;
+  const { backing, files, wipesOnFree = false } = options;
   return {
     ...{ version: HANDOVER_VERSION, process: process.pid, name, guestPageBytes, logicalBlockBytes },
     slotsMax: diskBytesMax / PAGE_BYTES,

@@ -6,9 +6,10 @@
 
 import type { Faults } from '../backing/fault-io.ts';
 import type { StoreShare } from '../store/page-store.ts';
-import type { BlockDeviceOptions } from './block-device.ts';
+import type { DeviceTerms } from './device-terms.ts';
+import type { DiskOptions } from './disk.ts';
 import type { DeviceState } from './handover.ts';
-import type { DeviceQueues, ReportLevel } from './queue-set.ts';
+import type { DeviceQueues, QueueSetOptions, ReportLevel } from './queue-set.ts';
 import type { LineEnd } from './thread-call.ts';
 
 /** How a reactor thread begins. */
@@ -29,27 +30,25 @@ export interface QueueWorkerOptions {
   readonly line: LineEnd;
 }
 
-/** What a queue thread is told of a device. */
-export interface RemoteQueuesOptions {
-  readonly name: string;
-  readonly queueCount: number;
-  readonly logicalBlockBytes: number;
-  readonly share: StoreShare;
-  /** Which of the store's threads it is. */
-  readonly thread: number;
-}
-
 /** What a reactor thread calls a queue thread for. */
 export type QueueCall =
   /** Loads and compiles what a device needs. */
   | { readonly kind: 'warmUp' }
-  | { readonly kind: 'open'; readonly options: RemoteQueuesOptions }
+  | { readonly kind: 'open'; readonly options: QueueSetOptions }
+  | {
+      readonly kind: 'openDisk';
+      readonly device: string;
+      readonly share: StoreShare;
+      /** Which of the store's threads it is. */
+      readonly thread: number;
+    }
   | {
       readonly kind: 'queues';
       readonly device: string;
       readonly method: keyof DeviceQueues;
       readonly args: readonly unknown[];
     }
+  | { readonly kind: 'remove'; readonly device: string }
   | { readonly kind: 'stop' }
   /** Fault injection for tests: throw in that thread. */
   | { readonly kind: 'fail' };
@@ -57,8 +56,10 @@ export type QueueCall =
 export type Order =
   /** Loads and compiles what a device needs. */
   | { readonly kind: 'warmUp' }
-  /** Makes a device; one that was taken over stays paused. */
-  | { readonly kind: 'open'; readonly options: BlockDeviceOptions }
+  /** Makes a device, uninitialised. */
+  | { readonly kind: 'open'; readonly terms: DeviceTerms }
+  /** Makes its disk; one that was taken over stays paused. */
+  | { readonly kind: 'init'; readonly device: string; readonly options: DiskOptions }
   /** Hands a device over to the process that listens at `path`, and ends this one if it takes it. */
   | {
       readonly kind: 'handOver';
@@ -75,8 +76,10 @@ export type Order =
   /** The limit on compressed bytes in memory of a device with a backing swap. */
   | { readonly kind: 'memlimit'; readonly device: string; readonly bytes: number }
   | { readonly kind: 'grow'; readonly device: string; readonly bytes: number }
-  /** Frees all pages of a device that no front end has running. */
+  /** Takes the disk of a device that no front end has running: uninitialised again. */
   | { readonly kind: 'reset'; readonly device: string }
+  /** Takes the device away, and its disk, if no front end has it running. */
+  | { readonly kind: 'remove'; readonly device: string }
   | { readonly kind: 'stop' }
   /** Fault injection for tests: throw in the reactor, or in a queue thread. */
   | { readonly kind: 'fail'; readonly where: 'reactor' | 'queue thread' }
@@ -84,7 +87,7 @@ export type Order =
 
 export type ReactorReport =
   | { readonly kind: 'warm' }
-  /** The device exists; `figuresFd` is the file whose first page holds its figures. */
+  /** The disk exists; `figuresFd` is the file whose first page holds its figures. */
   | { readonly kind: 'ready'; readonly device: string; readonly figuresFd: number }
   | { readonly kind: 'refused'; readonly reason: string }
   | { readonly kind: 'done' }
@@ -92,6 +95,8 @@ export type ReactorReport =
   | { readonly kind: 'released'; readonly device: string }
   | { readonly kind: 'kept'; readonly device: string; readonly reason: string }
   | { readonly kind: 'connection'; readonly device: string; readonly isConnected: boolean }
+  /** Whether a front end has queues running. */
+  | { readonly kind: 'running'; readonly device: string; readonly isRunning: boolean }
   | {
       readonly kind: 'log';
       readonly device: string;

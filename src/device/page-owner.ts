@@ -1,17 +1,16 @@
 /**
- * Whose pages a device's store holds, and what becomes of them when another guest comes, when nobody
- * can come back, or when they are freed by order. Who is connected is block-device.ts's to know.
+ * Whose pages a device's store holds, and what becomes of them when another guest comes, or when nobody
+ * can come back. Who is connected is block-device.ts's to know.
  */
 
 import { RefusedError } from '../base/errors.ts';
 import { PAGE_BYTES } from '../base/units.ts';
 import type { PageStore } from '../store/page-store.ts';
-import { clearEvents } from '../store/statistics.ts';
 import { type ProcessIdentity, UNKNOWN_PROCESS } from '../store/store-header.ts';
 import { RequestError } from '../vhost-user-ts/index.ts';
 import type { Backing } from './backing.ts';
-import type { BlockDeviceOptions } from './block-device.ts';
 import { writeSwapHeader } from './device-store.ts';
+import type { DiskOptions } from './disk.ts';
 import { hasEnded, isSameProcess } from './front-end-process.ts';
 import { markedStore, markStore, type TrackedInflight } from './inflight-area.ts';
 import type { Report } from './queue-set.ts';
@@ -30,13 +29,13 @@ export interface MeetingSession {
 }
 
 export class PageOwner {
-  readonly #options: BlockDeviceOptions;
+  readonly #options: DiskOptions;
   readonly #store: PageStore;
   readonly #backing: Backing | undefined;
   readonly #report: Report;
 
   constructor(
-    options: BlockDeviceOptions,
+    options: DiskOptions,
     store: PageStore,
     backing: Backing | undefined,
     report: Report,
@@ -79,14 +78,6 @@ export class PageOwner {
     }
     this.#empty(isLost);
     if (!isLost) this.#report('info', 'a new front end: what the last one left was emptied');
-  }
-
-  /** Frees all pages by order: the disk is as new, of the size that it has. Throws RefusedError. */
-  reset(): void {
-    this.mustSettle();
-    clearEvents(this.#store.mapped);
-    this.#empty(false);
-    this.#report('info', 'reset: all pages were freed');
   }
 
   #empty(isLost: boolean): void {

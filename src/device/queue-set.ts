@@ -4,9 +4,10 @@
  * a set is shared. It knows no session: block-device.ts tells it what the front end's messages mean.
  *
  * Life: made → memory and rings set up → served by a reactor → closed with the session → set up
- * again by the next.
+ * again by the next. Beside that, at any time: no disk → openDisk → closeDisk.
  */
 
+import { assert } from '../base/assert.ts';
 import { RefusedError } from '../base/errors.ts';
 import { sooner } from '../base/wait.ts';
 import type { LogArea } from '../memory/dirty-log.ts';
@@ -20,7 +21,8 @@ import { COUNTER } from '../store/statistics.ts';
 import type { Inflight, VringAddress } from '../vhost-user-ts/index.ts';
 import type { InflightRegion } from '../virtio/inflight.ts';
 import { BlockQueue } from '../virtio-blk/block-queue.ts';
-import { REQUESTS } from '../virtio-blk/page-device.ts';
+import { NO_PAGES } from '../virtio-blk/no-pages.ts';
+import { type PageDevice, REQUESTS } from '../virtio-blk/page-device.ts';
 import { InflightArea } from './inflight-area.ts';
 import { type KickWatcher, Ring, type RingFeatures, type RingState } from './ring.ts';
 
@@ -75,10 +77,10 @@ export interface DeviceQueues {
   resetRings(): void;
   /** Whether any ring is served now. */
   isServing(): boolean;
-  /** Whether any ring is started, served or not. */
-  isStarted(): boolean;
   /** The disk is larger now. */
   grow(slots: number): void;
+  /** The disk is gone: until the next one there are no pages. Without a disk it does nothing. */
+  closeDisk(): void;
   /**
    * Lets what is begun come to its end and serves nothing until resume(): its rings. Throws
    * RefusedError where they cannot be another process's; it is paused all the same.
@@ -98,19 +100,25 @@ export interface QueueSetOptions {
   readonly queueCount: number;
   /** What requests are whole numbers of. Default: a page. */
   readonly logicalBlockBytes?: number;
-  /** This thread's. */
+}
+
+/** What the rings are served from, as one thread has it. */
+export interface ThreadDisk {
   readonly store: PageStore;
   /** What pages go through instead, where there is a backing swap. */
   readonly backed?: BackedStore | undefined;
 }
+
+/** Where requests are counted that no disk has seen. */
+const NOBODYS_COUNTS = new Float64Array(REQUESTS.COUNT);
 
 export class QueueSet implements DeviceQueues {
   readonly #name: string;
   readonly #logicalBlockBytes: number | undefined;
   readonly #watcher: KickWatcher;
   readonly #report: Report;
-  readonly #store: PageStore;
-  readonly #backed: BackedStore | undefined;
+  #store: PageStore | undefined;
+  #backed: BackedStore | undefined;
   readonly #memory = new GuestMemory<PageWindow>((bytes) => new PageWindow(bytes));
   /** By ring index; made when the front end first names them. */
   readonly #rings: (Ring | undefined)[];
@@ -131,8 +139,6 @@ export class QueueSet implements DeviceQueues {
   constructor(options: QueueSetOptions, watcher: KickWatcher, report: Report) {
     this.#name = options.name;
     this.#logicalBlockBytes = options.logicalBlockBytes;
-    this.#store = options.store;
-    this.#backed = options.backed;
     this.#rings = new Array(options.queueCount).fill(undefined);
     this.#watcher = watcher;
     this.#report = report;
@@ -187,7 +193,9 @@ export class QueueSet implements DeviceQueues {
    * nothing to wait for.
    */
   maintain(now: number): number {
-    const storeWait = (this.#backed ?? this.#store).maintain(now);
+    // Upkeep, too, is only for who has the store.
+    if (this.#isPaused) return -1;
+    const storeWait = (this.#backed ?? this.#store)?.maintain(now) ?? -1;
     if (this.#hasWorked) {
       this.#hasWorked = false;
       this.#isGuestResident = true;
@@ -349,11 +357,42 @@ export class QueueSet implements DeviceQueues {
     return this.#served.length > 0;
   }
 
-  isStarted(): boolean {
-    return this.#rings.some((ring) => ring?.isStarted === true);
+  /** From now on rings are served from it. */
+  openDisk({ store, backed }: ThreadDisk): void {
+    assert(this.#store === undefined, 'a device has one disk at a time');
+    this.#store = store;
+    this.#backed = backed;
+    this.#pointRings();
+  }
+
+  closeDisk(): void {
+    const store = this.#store;
+    this.#store = undefined;
+    this.#backed = undefined;
+    this.#pointRings();
+    store?.mapped.release();
+  }
+
+  #pointRings(): void {
+    for (const ring of this.#rings) {
+      // What is half refused is popped again, and then there is a disk.
+      ring?.queue.suspend();
+      ring?.queue.setDevice(this.#pages, this.#counts);
+    }
+  }
+
+  get #pages(): PageDevice<PageWindow> {
+    return this.#backed ?? this.#store ?? NO_PAGES;
+  }
+
+  get #counts(): Float64Array {
+    const { requestsRead } = COUNTER;
+    const counters = this.#store?.counters;
+    return counters?.subarray(requestsRead, requestsRead + REQUESTS.COUNT) ?? NOBODYS_COUNTS;
   }
 
   grow(slots: number): void {
+    assert(this.#store !== undefined, 'a disk grows');
     this.#store.grow(slots);
   }
 
@@ -408,14 +447,10 @@ export class QueueSet implements DeviceQueues {
   #ring(index: number): Ring {
     let ring = this.#rings[index];
     if (ring === undefined) {
-      const counts = this.#store.counters.subarray(
-        COUNTER.requestsRead,
-        COUNTER.requestsRead + REQUESTS.COUNT,
-      );
-      const pages = this.#backed ?? this.#store;
       ring = new Ring(index, this.#watcher, (self) => {
         const notify = () => self.signalCall();
         const blockBytes = this.#logicalBlockBytes;
+        const [pages, counts] = [this.#pages, this.#counts];
         return new BlockQueue(this.#memory, pages, counts, this.#name, notify, blockBytes);
       });
       this.#rings[index] = ring;

@@ -8,13 +8,8 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { abortWith } from '../native/process.ts';
 import { PageStore } from '../store/page-store.ts';
-import type {
-  QueueCall,
-  QueueWorkerOptions,
-  ReactorReport,
-  RemoteQueuesOptions,
-} from './orders.ts';
-import { type DeviceQueues, QueueSet, type ReportLevel } from './queue-set.ts';
+import type { QueueCall, QueueWorkerOptions, ReactorReport } from './orders.ts';
+import { type DeviceQueues, QueueSet, type QueueSetOptions, type Report } from './queue-set.ts';
 import { Reactor } from './reactor.ts';
 import { ThreadAnswerer } from './thread-call.ts';
 import { warmUp } from './warm-up.ts';
@@ -48,10 +43,18 @@ class QueueThread {
       case 'open':
         this.#open(call.options);
         return undefined;
+      case 'openDisk':
+        this.#openDisk(call);
+        return undefined;
+      case 'remove':
+        this.#reactor.drop(this.#named(call.device));
+        this.#sets.delete(call.device);
+        return undefined;
       case 'queues': {
-        const set = this.#sets.get(call.device);
-        assert(set !== undefined, 'calls name devices of this thread');
-        const queues = set as Record<keyof DeviceQueues, (...args: unknown[]) => unknown>;
+        const queues = this.#named(call.device) as Record<
+          keyof DeviceQueues,
+          (...args: unknown[]) => unknown
+        >;
         return queues[call.method](...call.args);
       }
       case 'stop':
@@ -62,15 +65,27 @@ class QueueThread {
     }
   }
 
-  #open({ share, thread, ...terms }: RemoteQueuesOptions): void {
-    const { name } = terms;
-    const report = (level: ReportLevel, message: string) =>
-      this.#post({ kind: 'log', device: name, level, message });
-    const store = PageStore.join(share, thread);
-    store.onTrouble = (what) => report('error', what);
-    const set = new QueueSet({ ...terms, store }, this.#reactor, report);
-    this.#sets.set(name, set);
+  #open(options: QueueSetOptions): void {
+    const set = new QueueSet(options, this.#reactor, this.#reporter(options.name));
+    this.#sets.set(options.name, set);
     this.#reactor.add(set);
+  }
+
+  #openDisk({ device, share, thread }: Extract<QueueCall, { kind: 'openDisk' }>): void {
+    const store = PageStore.join(share, thread);
+    const report = this.#reporter(device);
+    store.onTrouble = (what) => report('error', what);
+    this.#named(device).openDisk({ store });
+  }
+
+  #named(device: string): QueueSet {
+    const set = this.#sets.get(device);
+    assert(set !== undefined, 'calls name devices of this thread');
+    return set;
+  }
+
+  #reporter(device: string): Report {
+    return (level, message) => this.#post({ kind: 'log', device, level, message });
   }
 }
 

@@ -6,13 +6,16 @@
 
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
+import { assert } from '../base/assert.ts';
 import { RefusedError } from '../base/errors.ts';
-import { mapFileWindow } from '../memory/memory-file.ts';
+import { mapFileWindow, releaseWindow } from '../memory/memory-file.ts';
+import type { Window } from '../memory/window.ts';
 import { createEventFd, signalEventFd } from '../native/eventfd.ts';
 import { abortWith } from '../native/process.ts';
 import { FIGURES_BYTES, type HeaderFigures, headerFigures } from '../store/layout.ts';
 import { readStatistics, type Statistics } from '../store/statistics.ts';
-import type { BlockDeviceOptions } from './block-device.ts';
+import type { DeviceTerms } from './device-terms.ts';
+import type { DiskOptions } from './disk.ts';
 import type { Order, QueueWorkerOptions, ReactorOptions, ReactorReport } from './orders.ts';
 import { type LineEnd, makeLine } from './thread-call.ts';
 
@@ -21,14 +24,23 @@ export type LogReport = Extract<ReactorReport, { kind: 'log' }>;
 export interface ReactorThreadEvents {
   log(report: LogReport): void;
   connection(device: string, isConnected: boolean): void;
+  /** A front end has started its first queue, or stopped its last. */
+  running(device: string, isRunning: boolean): void;
+}
+
+interface MappedDisk {
+  readonly options: DiskOptions;
+  /** Over the beginning of its bookkeeping. */
+  readonly window: Window;
+  readonly figures: HeaderFigures;
 }
 
 export class ReactorThread {
   readonly #worker: Worker;
   readonly #events: ReactorThreadEvents;
   readonly #wakeFd: number;
-  readonly #devices = new Map<string, BlockDeviceOptions>();
-  readonly #figures = new Map<string, HeaderFigures>();
+  /** Of the devices that have a disk. */
+  readonly #disks = new Map<string, MappedDisk>();
   readonly #ended: Promise<unknown>;
   /** Who waits for an answer to an order, such as a device to be made; answers come in that order. */
   readonly #waiting: ((report: ReactorReport) => void)[] = [];
@@ -64,14 +76,35 @@ export class ReactorThread {
     await this.#answerTo({ kind: 'warmUp' });
   }
 
-  /** Makes a device; resolves when it exists, rejects with the reason. */
-  async open(options: BlockDeviceOptions): Promise<void> {
-    this.#devices.set(options.name, options);
-    const report = await this.#answerTo({ kind: 'open', options });
-    if (report.kind === 'refused') throw new RefusedError(report.reason);
-    if (report.kind !== 'ready') return;
-    const header = mapFileWindow(report.figuresFd, 0, FIGURES_BYTES);
-    this.#figures.set(report.device, headerFigures(header));
+  /** Makes a device, uninitialised. */
+  open(terms: DeviceTerms): void {
+    this.order({ kind: 'open', terms });
+  }
+
+  /** Makes its disk; resolves when it exists, rejects with the reason. */
+  async init(device: string, options: DiskOptions): Promise<void> {
+    const report = await this.#carriedOut({ kind: 'init', device, options });
+    assert(report.kind === 'ready', 'a disk that is not refused is there');
+    const window = mapFileWindow(report.figuresFd, 0, FIGURES_BYTES);
+    this.#disks.set(device, { options, window, figures: headerFigures(window) });
+  }
+
+  /** Frees its disk and all memory of that; rejects with the reason. */
+  async reset(device: string): Promise<void> {
+    await this.#carriedOut({ kind: 'reset', device });
+    this.#forget(device);
+  }
+
+  /** Takes the device away, with its disk; rejects with the reason. */
+  async remove(device: string): Promise<void> {
+    await this.#carriedOut({ kind: 'remove', device });
+    this.#forget(device);
+  }
+
+  #forget(device: string): void {
+    const disk = this.#disks.get(device);
+    if (disk !== undefined) releaseWindow(disk.window);
+    this.#disks.delete(device);
   }
 
   /** Hands a device over; this process ends with that. Rejects with the reason if it goes on. */
@@ -80,10 +113,10 @@ export class ReactorThread {
     throw new RefusedError(report.kind === 'kept' ? report.reason : 'unexpected answer');
   }
 
-  /** Frees all pages of a device; rejects with the reason. */
-  async reset(device: string): Promise<void> {
-    const report = await this.#answerTo({ kind: 'reset', device });
+  async #carriedOut(order: Order): Promise<ReactorReport> {
+    const report = await this.#answerTo(order);
     if (report.kind === 'refused') throw new RefusedError(report.reason);
+    return report;
   }
 
   #answerTo(order: Order): Promise<ReactorReport> {
@@ -102,9 +135,10 @@ export class ReactorThread {
     return () => ((Atomics.load(this.#obeyed, 0) - number) | 0) >= 0;
   }
 
-  statistics(device: string): Statistics {
-    const { backing } = this.#devices.get(device)!;
-    return readStatistics(backing?.path ?? null, this.#figures.get(device)!);
+  /** Undefined: the device has no disk. */
+  statistics(device: string): Statistics | undefined {
+    const disk = this.#disks.get(device);
+    return disk && readStatistics(disk.options.backing?.path ?? null, disk.figures);
   }
 
   /** Orders the threads to end and waits for them, at most `millis`. */
@@ -138,6 +172,8 @@ export class ReactorThread {
       if (report.kind === 'log') this.#events.log(report);
       else if (report.kind === 'connection') {
         this.#events.connection(report.device, report.isConnected);
+      } else if (report.kind === 'running') {
+        this.#events.running(report.device, report.isRunning);
       } else if (report.kind === 'released') this.#released.add(report.device);
       else this.#waiting.shift()?.(report);
     });

@@ -10,7 +10,9 @@ import { closeFd } from '../native/fd.ts';
 import { abortWith, exitNow } from '../native/process.ts';
 import { connectUnix, isPeerGone, peerProcessId } from '../native/socket.ts';
 import { ProtocolError, RequestError } from '../vhost-user-ts/index.ts';
-import { BlockDevice, type BlockDeviceOptions } from './block-device.ts';
+import { BlockDevice } from './block-device.ts';
+import type { DeviceTerms } from './device-terms.ts';
+import type { DiskOptions } from './disk.ts';
 import {
   awaitWord,
   type DeviceState,
@@ -55,29 +57,41 @@ function main(): void {
   for (const { name } of released) post({ kind: 'released', device: name });
 }
 
-/** Makes a device, or says why it cannot be. */
-function open(options: BlockDeviceOptions, { reactor, devices, threads, post }: Everything): void {
-  const { name } = options;
-  const report = (level: ReportLevel, message: string) =>
-    post({ kind: 'log', device: name, level, message });
-  try {
-    const device = new BlockDevice(options, reactor, report, threads);
-    devices.set(name, device);
-    // Upkeep, too, is only for who has the store: that is settled when it is resumed.
-    if (options.takenOver === undefined) reactor.add(device.queues);
-    post({ kind: 'ready', device: name, figuresFd: device.store.mapped.shared.fd });
-  } catch (error) {
-    if (!isRefusal(error)) throw error;
-    post({ kind: 'refused', reason: error.message });
-  }
+/** Makes a device, uninitialised. */
+function open(terms: DeviceTerms, { reactor, devices, threads, post }: Everything): void {
+  const device = terms.name;
+  const events = {
+    report: (level: ReportLevel, message: string) => post({ kind: 'log', device, level, message }),
+    running: (isRunning: boolean) => post({ kind: 'running', device, isRunning }),
+  };
+  const made = new BlockDevice(terms, reactor, events, threads);
+  devices.set(device, made);
+  reactor.add(made.queues);
 }
 
-function reset(device: BlockDevice, post: Everything['post']): void {
+function init(device: BlockDevice, options: DiskOptions, post: Everything['post']): void {
+  answer(post, () => {
+    device.init(options);
+    return { kind: 'ready', device: device.name, figuresFd: device.store.mapped.shared.fd };
+  });
+}
+
+function remove(device: BlockDevice, { post, reactor, devices }: Everything): void {
+  answer(post, () => {
+    if (device.isInitialised) device.reset();
+    reactor.remove(device);
+    device.remove();
+    devices.delete(device.name);
+    return { kind: 'done' };
+  });
+}
+
+/** What has come of an order that may be refused. */
+function answer(post: Everything['post'], obey: () => ReactorReport): void {
   try {
-    device.reset();
-    post({ kind: 'done' });
+    post(obey());
   } catch (error) {
-    if (!(error instanceof RefusedError)) throw error;
+    if (!isRefusal(error)) throw error;
     post({ kind: 'refused', reason: error.message });
   }
 }
@@ -167,7 +181,13 @@ function obey(everything: Everything, order: Order): void {
       post({ kind: 'warm' });
       return;
     case 'open':
-      open(order.options, everything);
+      open(order.terms, everything);
+      return;
+    case 'init':
+      init(named(devices, order.device), order.options, post);
+      return;
+    case 'remove':
+      remove(named(devices, order.device), everything);
       return;
     case 'handOver':
       handOver(named(devices, order.device), order, post);
@@ -188,7 +208,10 @@ function obey(everything: Everything, order: Order): void {
       named(devices, order.device).grow(order.bytes);
       return;
     case 'reset':
-      reset(named(devices, order.device), post);
+      answer(post, () => {
+        named(devices, order.device).reset();
+        return { kind: 'done' };
+      });
       return;
     case 'faults':
       named(devices, order.device).setFaults(order.faults);

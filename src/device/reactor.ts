@@ -18,7 +18,8 @@ import { drainEventFd } from '../native/eventfd.ts';
 import { closeFd, setNonBlocking } from '../native/fd.ts';
 import { acceptConnection, isPeerGone, listenAgain, peerProcessId } from '../native/socket.ts';
 import { ProtocolError } from '../vhost-user-ts/index.ts';
-import type { BlockDevice, CompletionWatcher } from './block-device.ts';
+import type { BlockDevice } from './block-device.ts';
+import type { CompletionWatcher } from './disk.ts';
 import { PollPolicy } from './poll-policy.ts';
 import type { QueueSet, ReportLevel } from './queue-set.ts';
 import type { KickWatcher } from './ring.ts';
@@ -83,6 +84,24 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     this.#served.push(queues);
   }
 
+  /** Serves these no longer. */
+  drop(queues: QueueSet): void {
+    const at = this.#served.indexOf(queues);
+    if (at >= 0) this.#served.splice(at, 1);
+  }
+
+  /** Ends the device's session, accepts no other, and serves it no longer. */
+  remove(device: BlockDevice): void {
+    for (let i = this.#endpoints.length - 1; i >= 0; i--) {
+      const endpoint = this.#endpoints[i]!;
+      if (endpoint.device !== device) continue;
+      this.#end(endpoint);
+      if (endpoint.listenFd !== undefined) this.#unwatch(endpoint.listenFd);
+      this.#endpoints.splice(i, 1);
+    }
+    this.drop(device.queues);
+  }
+
   /** Accepts the device's front ends, one at a time. */
   listen(device: BlockDevice, listenFd: number): void {
     // An inherited one may block, and another process may take the connection first.
@@ -95,9 +114,8 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     this.#begin(this.#addEndpoint(device, undefined), fd);
   }
 
-  /** Goes on with a device that was taken over, with its session if it has one: from now on serves it. */
+  /** Goes on with a device that was taken over, with its session if it has one. */
   resume(device: BlockDevice, listenFd: number | undefined): void {
-    this.add(device.queues);
     const endpoint = this.#addEndpoint(device, listenFd);
     if (listenFd !== undefined) {
       listenAgain(listenFd);
@@ -137,6 +155,10 @@ export class Reactor implements KickWatcher, CompletionWatcher {
 
   watchCompletions(fd: number, onReadable: () => void): void {
     this.#watch(fd, onReadable);
+  }
+
+  unwatchCompletions(fd: number): void {
+    this.#unwatch(fd);
   }
 
   /** Makes run() return after the present turn. */

@@ -6,9 +6,10 @@
 
 import type { LogArea } from '../memory/dirty-log.ts';
 import type { GuestRegion } from '../memory/guest-memory.ts';
+import type { StoreShare } from '../store/page-store.ts';
 import type { Inflight, VringAddress } from '../vhost-user-ts/index.ts';
-import type { QueueCall, RemoteQueuesOptions } from './orders.ts';
-import type { DeviceQueues, RingTerms } from './queue-set.ts';
+import type { QueueCall } from './orders.ts';
+import type { DeviceQueues, QueueSetOptions, RingTerms } from './queue-set.ts';
 import type { RingState } from './ring.ts';
 import type { ThreadCaller } from './thread-call.ts';
 
@@ -16,11 +17,25 @@ export class RemoteQueues implements DeviceQueues {
   readonly #thread: ThreadCaller<QueueCall>;
   readonly #device: string;
 
-  /** Makes the set in that thread; throws RefusedError when it cannot be. */
-  constructor(thread: ThreadCaller<QueueCall>, options: RemoteQueuesOptions) {
+  /** Makes the set in that thread. */
+  constructor(thread: ThreadCaller<QueueCall>, options: QueueSetOptions) {
     this.#thread = thread;
     this.#device = options.name;
     thread.call({ kind: 'open', options });
+  }
+
+  /** From now on rings are served from it, by thread `thread` of it. Throws RefusedError. */
+  openDisk(share: StoreShare, thread: number): void {
+    this.#thread.call({ kind: 'openDisk', device: this.#device, share, thread });
+  }
+
+  /** The set is gone; its session has ended. */
+  remove(): void {
+    this.#thread.call({ kind: 'remove', device: this.#device });
+  }
+
+  closeDisk(): void {
+    this.#call('closeDisk');
   }
 
   setMemoryTable(regions: readonly GuestRegion[], fds: readonly number[]): void {
@@ -97,10 +112,6 @@ export class RemoteQueues implements DeviceQueues {
 
   isServing(): boolean {
     return this.#call('isServing');
-  }
-
-  isStarted(): boolean {
-    return this.#call('isStarted');
   }
 
   grow(slots: number): void {

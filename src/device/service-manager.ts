@@ -60,14 +60,28 @@ export class ServiceManager {
 
   /** Those of that name, which are the caller's from now on. */
   take(name: string): number[] {
-    const taken = this.#passed.filter((passed) => passed.name === name);
-    this.#passed = this.#passed.filter((passed) => passed.name !== name);
+    return this.#take((passed) => passed.name === name);
+  }
+
+  /** The names of the sockets among them. */
+  get passedSockets(): string[] {
+    return this.#passed.filter(isSocket).map(({ name }) => name);
+  }
+
+  /** The sockets of that name, which are the caller's from now on. */
+  takeSockets(name: string): number[] {
+    return this.#take((passed) => passed.name === name && isSocket(passed));
+  }
+
+  #take(isWanted: (passed: PassedDescriptor) => boolean): number[] {
+    const taken = this.#passed.filter(isWanted);
+    this.#passed = this.#passed.filter((passed) => !taken.includes(passed));
     return taken.map(({ fd }) => fd);
   }
 
   /** Closes what nobody has taken; sockets are left, for they may be known by number. Their names. */
   closeRest(): string[] {
-    const unused = this.#passed.filter(({ fd }) => !fstatSync(fd).isSocket());
+    const unused = this.#passed.filter((passed) => !isSocket(passed));
     this.#passed = this.#passed.filter((passed) => !unused.includes(passed));
     for (const { fd } of unused) closeFd(fd);
     return unused.map(({ name }) => name);
@@ -125,6 +139,10 @@ export class ServiceManager {
     }
     if (result !== 0) throw new SystemError('sendmsg', -result, this.#path);
   }
+}
+
+function isSocket({ fd }: PassedDescriptor): boolean {
+  return fstatSync(fd).isSocket();
 }
 
 /** sd_notify(3): ASCII, no control characters, no colon, at most 255. */

@@ -29,6 +29,7 @@ export function warmUp(): void {
     }
   }
   const { fd, arenaFd } = store.mapped.shared;
+  store.mapped.release();
   closeFd(fd);
   closeFd(arenaFd);
 }

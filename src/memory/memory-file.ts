@@ -6,7 +6,7 @@
 import { errnoText, RefusedError, SystemError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES, roundUp } from '../base/units.ts';
 import { closeFd, createMemfd, reserveRange } from '../native/fd.ts';
-import { lockableBytes, lockOnFault, mapFileOver } from '../native/mapping.ts';
+import { lockableBytes, lockOnFault, mapAnonymousOver, mapFileOver } from '../native/mapping.ts';
 import { Window } from './window.ts';
 
 /** A memory file of `bytes`, all holes; it lives as long as its fd and its mappings. */
@@ -41,6 +41,11 @@ export function mapFileWindow(fd: number, fileOffset: number, bytes: number): Wi
   const window = makeWindow(length);
   mapFileOver(window.u8, 0, length, fd, fileOffset);
   return window;
+}
+
+/** Lets go of what is mapped in a window: it reads as zeros and holds no memory. Nobody uses it any more. */
+export function releaseWindow(window: Window): void {
+  mapAnonymousOver(window.u8, 0, window.bytes);
 }
 
 /**

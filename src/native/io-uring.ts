@@ -13,7 +13,7 @@ import { PAGE_BYTES } from '../base/units.ts';
 import { type AsyncIo, type IoPages, IoVectors } from './async-io.ts';
 import { closeFd } from './fd.ts';
 import { lastErrno, libcFunction } from './libc.ts';
-import { mapShared } from './mapping.ts';
+import { mapShared, unmapShared } from './mapping.ts';
 
 const SYS_io_uring_setup = 425;
 const SYS_io_uring_enter = 426;
@@ -189,6 +189,9 @@ export class IoUring implements AsyncIo {
   }
 
   close(): void {
+    // While they are mapped the ring lives on.
+    unmapShared(this.#ring);
+    unmapShared(this.#sqes);
     closeFd(this.#ringFd);
   }
 }

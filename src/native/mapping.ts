@@ -50,7 +50,7 @@ export function mapFileOver(
 
 /**
  * Maps `bytes` of a kernel object's memory (the rings of io_uring, which refuse a place of ours) at a
- * place of the kernel's choice, for good: the view could not be taken back.
+ * place of the kernel's choice, until unmapShared().
  */
 export function mapShared(fd: number, offset: number, bytes: number): Int32Array {
   const address = c.mmap(null, bytes, PROT_READ_WRITE, MAP_SHARED | MAP_POPULATE, fd, offset);
@@ -59,11 +59,20 @@ export function mapShared(fd: number, offset: number, bytes: number): Int32Array
   return new Int32Array(viewAt(BigInt(address), bytes));
 }
 
+/** Lets go of what mapShared() has mapped: the view reads as zeros from now on. */
+export function unmapShared(words: Int32Array): void {
+  layAnonymousOver(new Uint8Array(words.buffer as ArrayBuffer));
+}
+
 /** Replaces a mapping by fresh anonymous memory. */
 export function mapAnonymousOver(view: Uint8Array, offset: number, length: number): void {
-  const target = mappableRange(view, offset, length);
+  layAnonymousOver(mappableRange(view, offset, length));
+}
+
+/** The kernel rounds the length up to pages, as it did when it mapped them. */
+function layAnonymousOver(target: Uint8Array): void {
   const flags = MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE;
-  if (Number(c.mmap(target, length, PROT_READ_WRITE, flags, -1, 0)) === -1) {
+  if (Number(c.mmap(target, target.length, PROT_READ_WRITE, flags, -1, 0)) === -1) {
     throw new SystemError('mmap(MAP_ANONYMOUS)', lastErrno());
   }
 }

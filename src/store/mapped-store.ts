@@ -4,7 +4,7 @@
  * own over the same files.
  */
 
-import { lockBuffers, mapFileWindow } from '../memory/memory-file.ts';
+import { lockBuffers, mapFileWindow, releaseWindow } from '../memory/memory-file.ts';
 import { LOCK_WORDS, SpinLock } from '../memory/spin-lock.ts';
 import { Arena } from '../xvmalloc/arena.ts';
 import { MappedArenaFile } from '../xvmalloc/arena-file.ts';
@@ -40,6 +40,8 @@ export interface MappedStore extends HeaderFigures {
   readonly slotLocks: readonly SpinLock[] | undefined;
   readonly arena: Arena;
   readonly objects: Xvmalloc;
+  /** Unmaps all of it, in this thread; nothing of it may be used any more. */
+  release(): void;
 }
 
 /** A new, empty store, as its thread 0 has it; it has no identity yet. */
@@ -82,6 +84,10 @@ export function joinStore(shared: SharedStore, thread: number): MappedStore {
     slotLocks: isShared ? Array.from({ length: SLOT_LOCKS }, lock) : undefined,
     arena,
     objects: new Xvmalloc(arena, lists, thread, threads),
+    release: () => {
+      arenaFile.close();
+      releaseWindow(file);
+    },
   };
 }
 

@@ -58,22 +58,6 @@ export const HELD_COUNTERS: ReadonlySet<number> = new Set([
   COUNTER.pagesLost,
 ]);
 
-/** What a reset leaves alone: settings, and compaction's measure, which never goes back. */
-const STANDING_COUNTERS: ReadonlySet<number> = new Set([
-  COUNTER.memlimit,
-  COUNTER.disksize,
-  COUNTER.releases,
-]);
-
-/** Events are counted from zero again, in all threads' rows; none of these threads counts now. */
-export function clearEvents({ counters, latencies }: HeaderFigures): void {
-  for (let at = 0; at < counters.length; at++) {
-    const index = at % COUNTER_ROW;
-    if (!STANDING_COUNTERS.has(index) && !HELD_COUNTERS.has(index)) counters[at] = 0;
-  }
-  latencies.fill(0);
-}
-
 /** A counter's value: the sum over all threads' rows. */
 export function sumCounter(rows: Float64Array, index: number): number {
   let sum = 0;

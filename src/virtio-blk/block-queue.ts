@@ -11,6 +11,7 @@
  * HOT PATH throughout: no allocation, no BigInt, no closures, no await.
  */
 
+import { assert } from '../base/assert.ts';
 import {
   PAGE_DONE,
   PAGE_FAILED,
@@ -66,8 +67,8 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   readonly ring: Virtqueue<W>;
 
   readonly #memory: GuestMemory<W>;
-  readonly #device: PageDevice<W>;
-  readonly #counts: Float64Array;
+  #device: PageDevice<W>;
+  #counts: Float64Array;
   readonly #serial: Uint8Array;
   readonly #notify: () => void;
   /** What requests are whole numbers of: 512 bytes or a page. */
@@ -127,6 +128,13 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     this.#order = new CompletionOrder(this.ring);
     this.#cursor = new ChainCursor(memory, this.#chain);
     this.#finder = new ChainCursor(memory, this.#chain);
+  }
+
+  /** From now on requests are for these pages, and counted there; none is under way. */
+  setDevice(device: PageDevice<W>, counts: Float64Array): void {
+    assert(this.outstanding === 0, 'a request is about one disk');
+    this.#device = device;
+    this.#counts = counts;
   }
 
   /** Whether a request is half done. */

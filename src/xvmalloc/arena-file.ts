@@ -4,7 +4,8 @@
  */
 
 import { PAGE_BYTES } from '../base/units.ts';
-import { mapFileWindow } from '../memory/memory-file.ts';
+import { mapFileWindow, releaseWindow } from '../memory/memory-file.ts';
+import type { Window } from '../memory/window.ts';
 import { punchRange, reserveRange } from '../native/fd.ts';
 
 /** A segment is what one window maps: 1 GiB. Page numbers and positions are cut accordingly. */
@@ -22,6 +23,7 @@ export interface ArenaFile {
 
 export class MappedArenaFile implements ArenaFile {
   readonly segments: Int32Array[] = [];
+  readonly #windows: Window[] = [];
   readonly #fd: number;
 
   /**
@@ -33,8 +35,14 @@ export class MappedArenaFile implements ArenaFile {
     for (let first = 0; first < pages; first += SEGMENT_PAGES) {
       const count = Math.min(SEGMENT_PAGES, pages - first);
       const window = mapFileWindow(fd, first * PAGE_BYTES, count * PAGE_BYTES);
+      this.#windows.push(window);
       this.segments.push(window.i32);
     }
+  }
+
+  /** Unmaps it; the file stays the caller's. */
+  close(): void {
+    for (const window of this.#windows.splice(0)) releaseWindow(window);
   }
 
   reserve(offset: number, bytes: number): number {

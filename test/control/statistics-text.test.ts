@@ -1,6 +1,7 @@
 /** Statistics as people read them. */
 
 import { describe, expect, it } from 'vitest';
+import type { DeviceStatus } from '../../src/control/protocol.ts';
 import { devicesTable, statisticsText } from '../../src/control/statistics-text.ts';
 import { LATENCY_COUNT } from '../../src/store/layout.ts';
 import { COUNTER, COUNTER_COUNT, readStatistics } from '../../src/store/statistics.ts';
@@ -72,11 +73,22 @@ describe('statisticsText', () => {
   });
 });
 
+const status = (known: Partial<DeviceStatus>): DeviceStatus => ({
+  device: 'ramzswap0',
+  state: 'initialised',
+  connected: false,
+  socket: null,
+  thread: 0,
+  statistics: null,
+  share: null,
+  ...known,
+});
+
 describe('devicesTable', () => {
   it('has a row for each device with what it holds and costs', () => {
     const table = devicesTable([
-      { device: 'ramzswap0', connected: true, statistics: sample() },
-      { device: 'ramzswap1', connected: false, statistics: { ...sample(), mem_used_total: 0 } },
+      status({ device: 'ramzswap0', connected: true, statistics: sample() }),
+      status({ device: 'ramzswap1', statistics: { ...sample(), mem_used_total: 0 } }),
     ]);
     expect(table).toMatch(/ramzswap0.*connected.*512 MiB.*32 KiB.*9\.8 KiB.*16 KiB.*2\.00/);
     expect(table).toMatch(/ramzswap1.* - .*0 B.*-/);

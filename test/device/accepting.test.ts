@@ -35,8 +35,8 @@ function setUp() {
     },
     connection: (_, isConnected) => void said.push(`connected ${isConnected}`),
   });
-  const options = { name: 'one', diskBytes: 1 << 20, guestPageBytes: 4096, numQueues: 1 };
-  const device = new BlockDevice(options, reactor, () => {});
+  const device = new BlockDevice({ name: 'one', numQueues: 1 }, reactor, { report() {} });
+  device.init({ name: 'one', diskBytes: 1 << 20, guestPageBytes: 4096 });
   reactor.add(device.queues);
   cleanUps.push(() => closeFd(wakeFd));
   cleanUps.push(() => reactor.close());

@@ -241,7 +241,7 @@ describe.skipIf(!isBuilt)('the daemon begins', () => {
     [['--num-queues', '2', '--queue-threads', '3'], /expected a queue for each .*: 2\), got 3/],
     [['--queue-threads', '2', '--backing-swap', 'x'], /expected 1 with --backing-swap/],
     [['--name', 'a/b'], /--name: expected 1 to 20 printable characters/],
-    [['--fd', '3'], /expected one of --socket-path PATH and --fd N/],
+    [['--fd', '3'], /expected one of --socket-path PATH, --socket-dir DIR and --fd N/],
     [['--guest-page-size', '8192'], /guest-page-size/],
     [['--no-such-option'], /unknown option/],
   ])('not with %j: usage, status 2', async (args, message) => {

@@ -408,7 +408,8 @@ it('goes with the session to another process, with all that belongs to it', () =
   local.device.detach();
   const shape = { name: 'ramzswap0', diskBytes: 1 << 20, guestPageBytes: 4096, numQueues: 4 };
   const options = { ...shape, files: takenOver.files, takenOver };
-  const device = new BlockDevice(options, local, () => {});
+  const device = new BlockDevice(options, local, { report() {} });
+  device.init(options);
   cleanUps.push(
     () => frontEnd.close(),
     () => device.detach(),

@@ -5,7 +5,6 @@
 
 import { fstatSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
-import type { BlockDeviceOptions } from '../../src/device/block-device.ts';
 import { makeInflightArea, markedStore, markStore } from '../../src/device/inflight-area.ts';
 import { closeFd } from '../../src/native/fd.ts';
 import { readStatistics } from '../../src/store/statistics.ts';
@@ -24,7 +23,7 @@ import {
 import { openFds } from '../driver/descriptors.ts';
 import { RequestRefused } from '../driver/front-end.ts';
 import type { BlockRequest, GuestDriver } from '../driver/guest-driver.ts';
-import { LocalDevice } from '../driver/local-device.ts';
+import { LocalDevice, type LocalDeviceOptions } from '../driver/local-device.ts';
 import { Random } from '../driver/random.ts';
 import { clear, read, write } from '../driver/requests.ts';
 
@@ -43,7 +42,7 @@ afterEach(() => {
 
 const pageOf = (slot: number) => new Random(slot + 1).bytes(PAGE);
 
-function setUp(options: Partial<BlockDeviceOptions> = {}): LocalDevice {
+function setUp(options: LocalDeviceOptions = {}): LocalDevice {
   const local = new LocalDevice({ diskBytes: 1 << 20, ...options });
   cleanUps.push(() => local.close());
   begin(local);

@@ -104,10 +104,11 @@ describe('sets of queues over one store', () => {
   it('grow together, each when it is told', () => {
     const store = PageStore.make({ slots: SLOTS, slotsMax: 2 * SLOTS, threads: 2 });
     const set = new QueueSet(
-      { name: 'a', queueCount: 1, store: PageStore.join(store.share, 1) },
+      { name: 'a', queueCount: 1 },
       { watchKick() {}, unwatchKick() {} },
       () => {},
     );
+    set.openDisk({ store: PageStore.join(store.share, 1) });
     const ram = new GuestRam(1 << 20);
     cleanUps.push(
       () => ram.close(),

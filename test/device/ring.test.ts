@@ -1,7 +1,6 @@
 /** One ring as a front end drives it: what starts, stops, resumes and breaks it, what is refused. */
 
 import { afterEach, describe, expect, it } from 'vitest';
-import type { BlockDeviceOptions } from '../../src/device/block-device.ts';
 import { closeFd, createMemfd } from '../../src/native/fd.ts';
 import { ProtocolError, VHOST_USER } from '../../src/vhost-user-ts/index.ts';
 import {
@@ -19,7 +18,7 @@ import { openFds, signals } from '../driver/descriptors.ts';
 import { RequestRefused } from '../driver/front-end.ts';
 import type { GuestDriver } from '../driver/guest-driver.ts';
 import { GuestRam, USER_BASE } from '../driver/guest-ram.ts';
-import { LocalDevice } from '../driver/local-device.ts';
+import { LocalDevice, type LocalDeviceOptions } from '../driver/local-device.ts';
 import { Random } from '../driver/random.ts';
 
 const FEATURES = BLOCK_FEATURES | VIRTIO_F_VERSION_1 | VIRTIO_RING_F_INDIRECT_DESC;
@@ -29,7 +28,7 @@ afterEach(() => {
   for (const device of devices.splice(0)) device.close();
 });
 
-function setUp(options: Partial<BlockDeviceOptions> = {}, ram?: GuestRam): LocalDevice {
+function setUp(options: LocalDeviceOptions = {}, ram?: GuestRam): LocalDevice {
   const local = new LocalDevice(options, ram);
   devices.push(local);
   return local;
@@ -39,7 +38,7 @@ function setUp(options: Partial<BlockDeviceOptions> = {}, ram?: GuestRam): Local
 function started(
   index = 0,
   options: { size?: number; startIndex?: number } = {},
-  device: Partial<BlockDeviceOptions> = {},
+  device: LocalDeviceOptions = {},
   ram?: GuestRam,
 ) {
   const local = setUp(device, ram);

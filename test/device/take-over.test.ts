@@ -147,7 +147,7 @@ describe.skipIf(!isBuilt)('a guest at work', () => {
       daemon = next;
       const { statistics, connected } = (await call<[DeviceStatus]>(daemon, 'devices'))[0];
       expect(connected).toBe(true);
-      program.compareStatistics(statistics);
+      program.compareStatistics(statistics!);
     }
     expect(program.operations).toBeGreaterThan(1000);
   });
@@ -367,10 +367,10 @@ async function between(old: Daemon, args: readonly string[] = []) {
     const next = old.beginSuccessor(['--control-path', controlPath, ...args]);
     cleanUps.push(() => next.stop());
     const server = serveControl(controlFd, {
-      devices: () => [{ device: NAME }],
-      handOver: async (params) => {
+      devices: () => [{ device: NAME } as DeviceStatus],
+      handOver: async ({ path }) => {
         try {
-          const toNext = connectUnix((params as { path: string }).path);
+          const toNext = connectUnix(path);
           resolve({ ...(await take(old)), next, toNext });
         } catch (error) {
           reject(error);

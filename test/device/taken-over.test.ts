@@ -5,7 +5,8 @@
 
 import { readSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { BlockDevice, type CompletionWatcher } from '../../src/device/block-device.ts';
+import { BlockDevice } from '../../src/device/block-device.ts';
+import type { CompletionWatcher } from '../../src/device/disk.ts';
 import { decodeState, encodeState } from '../../src/device/handover.ts';
 import type { KickWatcher } from '../../src/device/ring.ts';
 import { closeFd, duplicateFd } from '../../src/native/fd.ts';
@@ -83,7 +84,8 @@ class Successor implements KickWatcher, CompletionWatcher {
     const report = (level: string, message: string) => {
       this.reports.push(`${level}: ${message}`);
     };
-    this.device = new BlockDevice({ ...options, takenOver, ...more }, this, report);
+    this.device = new BlockDevice({ ...options, ...more }, this, { report });
+    this.device.init({ ...options, takenOver, ...more });
     cleanUps.push(() => {
       this.device.detach();
       for (const fd of [files.fd, files.arenaFd]) closeFd(fd);
@@ -99,6 +101,8 @@ class Successor implements KickWatcher, CompletionWatcher {
   }
 
   watchCompletions(): void {}
+
+  unwatchCompletions(): void {}
 
   serve(): void {
     while (this.device.queues.serve());

@@ -3,11 +3,9 @@
  * only takes notes: nothing runs by itself. The device is served when the test says so.
  */
 
-import {
-  BlockDevice,
-  type BlockDeviceOptions,
-  type CompletionWatcher,
-} from '../../src/device/block-device.ts';
+import { BlockDevice } from '../../src/device/block-device.ts';
+import type { DeviceTerms } from '../../src/device/device-terms.ts';
+import type { CompletionWatcher, DiskOptions } from '../../src/device/disk.ts';
 import type { QueueCall } from '../../src/device/orders.ts';
 import type { KickWatcher } from '../../src/device/ring.ts';
 import type { ThreadCaller } from '../../src/device/thread-call.ts';
@@ -20,6 +18,11 @@ import { GuestDriver } from './guest-driver.ts';
 import { GuestRam } from './guest-ram.ts';
 import { socketPair } from './sockets.ts';
 
+export type LocalDeviceOptions = Partial<DeviceTerms & DiskOptions> & {
+  /** init() makes its disk. */
+  readonly isUninitialised?: boolean;
+};
+
 export class LocalDevice implements KickWatcher, CompletionWatcher {
   readonly device: BlockDevice;
   readonly ram: GuestRam;
@@ -28,23 +31,34 @@ export class LocalDevice implements KickWatcher, CompletionWatcher {
   frontEnd: FrontEnd;
   /** What the front end has done while it waits for an answer. */
   pump = (): unknown => this.device.pollSession();
+  /** What the device has said of its queues' running. */
+  readonly running: boolean[] = [];
+  readonly #options: DeviceTerms & DiskOptions;
   readonly #fds: number[] = [];
   readonly #undo: (() => void)[] = [];
 
   /** `threads`: they serve queues too, by themselves. */
   constructor(
-    options: Partial<BlockDeviceOptions> = {},
+    options: LocalDeviceOptions = {},
     ram = new GuestRam(4 << 20),
     threads: readonly ThreadCaller<QueueCall>[] = [],
   ) {
     this.ram = ram;
-    const all = { name: 'ramzswap0', diskBytes: 1 << 20, guestPageBytes: 4096, numQueues: 4 };
-    const queueThreads = threads.length + 1;
+    const { isUninitialised = false, ...given } = options;
+    const defaults = { name: 'ramzswap0', diskBytes: 1 << 20, guestPageBytes: 4096, numQueues: 4 };
+    this.#options = { ...defaults, ...given, queueThreads: threads.length + 1 };
     const report = (level: string, message: string) => {
       this.reports.push(`${level}: ${message}`);
     };
-    this.device = new BlockDevice({ ...all, ...options, queueThreads }, this, report, threads);
+    const events = { report, running: (isRunning: boolean) => this.running.push(isRunning) };
+    this.device = new BlockDevice(this.#options, this, events, threads);
+    if (!isUninitialised) this.init();
     this.frontEnd = this.connect();
+  }
+
+  /** Makes its disk. */
+  init(options: Partial<DiskOptions> = {}): void {
+    this.device.init({ ...this.#options, ...options });
   }
 
   connect(): FrontEnd {
@@ -60,6 +74,8 @@ export class LocalDevice implements KickWatcher, CompletionWatcher {
 
   /** Nothing is announced: serve() looks for itself. */
   watchCompletions(): void {}
+
+  unwatchCompletions(): void {}
 
   unwatchKick(fd: number): void {
     if (!this.watched.delete(fd)) throw new Error(`fd ${fd} was not watched`);

@@ -9,9 +9,10 @@ import { connect, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { RefusedError } from '../../src/base/errors.ts';
 import { ControlClient } from '../../src/control/client.ts';
-import { LINE_BYTES_MAX } from '../../src/control/protocol.ts';
-import { type Methods, serveControl } from '../../src/control/server.ts';
+import { type DeviceStatus, LINE_BYTES_MAX } from '../../src/control/protocol.ts';
+import { type MethodTable, serveControl } from '../../src/control/server.ts';
 import { listenUnix } from '../../src/native/socket.ts';
+import type { Statistics } from '../../src/store/statistics.ts';
 import type { Random } from '../driver/random.ts';
 import { makeFolder } from '../driver/sockets.ts';
 import { type Budget, check, runAsyncCases } from './budget.ts';
@@ -20,12 +21,11 @@ const CUT_OFF_MILLIS_MAX = 5000;
 const ANSWER = { device: 'fuzz', connected: false, statistics: { pages: 1 } };
 
 /** As the daemon has them, errors included. */
-const METHODS: Methods = {
-  devices: () => [ANSWER],
-  statistics: (params) => {
-    const wanted = (params as { device?: unknown } | undefined)?.device;
+const METHODS: Partial<MethodTable> = {
+  devices: () => [ANSWER] as unknown as DeviceStatus[],
+  statistics: ({ device: wanted }) => {
     if (wanted !== 'fuzz') throw new RefusedError(`no device '${wanted}': this daemon has fuzz`);
-    return ANSWER.statistics;
+    return ANSWER.statistics as unknown as Statistics;
   },
 };
 

@@ -9,7 +9,6 @@ import { readdirSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ControlClient } from '../../src/control/client.ts';
-import type { DeviceWishes } from '../../src/control/device-options.ts';
 import type { Statistics } from '../../src/store/statistics.ts';
 import { sleepMillis } from '../driver/front-end.ts';
 import { GuestRam, type RamRegion, USER_BASE } from '../driver/guest-ram.ts';
@@ -20,7 +19,7 @@ import { makeFolder } from '../driver/sockets.ts';
 import { makeSwapFile, type SwapFile } from '../driver/swap-file.ts';
 import { memoryOf, openFdsOf } from '../models/race-run.ts';
 import { check } from './budget.ts';
-import type { HostOptions } from './session-host.ts';
+import type { HostDevice, HostOptions } from './session-host.ts';
 
 export const QUEUES = 4;
 export const DISK_PAGES = 256;
@@ -109,13 +108,14 @@ export class SessionBench {
     this.folder = path;
     this.#remove = remove;
     this.#swap = makeSwapFile(DISK_PAGES * PAGE);
-    const common = { guestPageBytes: PAGE, numQueues: QUEUES };
-    const disk = { ...common, diskBytes: DISK_PAGES * PAGE };
-    const devices: DeviceWishes[] = [
-      { name: 'good', ...disk, queueThreads: 3 },
-      { name: 'one', ...disk },
-      { name: 'three', ...disk, queueThreads: 3 },
-      { name: 'backed', ...common, backingSwap: this.#swap.path, memlimitBytes: 32 * PAGE },
+    const common = { 'num-queues': QUEUES };
+    const settings = { ...common, disksize: DISK_PAGES * PAGE };
+    const backed = { ...common, 'backing-swap': this.#swap.path, memlimit: 32 * PAGE };
+    const devices: HostDevice[] = [
+      { name: 'good', settings, queueThreads: 3 },
+      { name: 'one', settings },
+      { name: 'three', settings, queueThreads: 3 },
+      { name: 'backed', settings: backed },
     ];
     const options: HostOptions = { folder: path, devices };
     const program = fileURLToPath(new URL('./session-host.ts', import.meta.url));

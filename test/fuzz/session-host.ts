@@ -4,23 +4,29 @@
  * front end that behaves has another on the same threads. Runs what was built (dist/), for that is
  * where threads begin; ends with its stdin.
  *
- *   node --import tsx session-host.ts '{"folder": …, "devices": [DeviceWishes…]}'
+ *   node --import tsx session-host.ts '{"folder": …, "devices": [HostDevice…]}'
  */
 
 import { join } from 'node:path';
-import type { DeviceWishes } from '../../src/control/device-options.ts';
+import type { DeviceSettings } from '../../src/control/options.ts';
+
+export interface HostDevice {
+  readonly name: string;
+  readonly settings: DeviceSettings;
+  readonly queueThreads?: number;
+}
 
 export interface HostOptions {
   /** For the sockets: each device's has its name; and `control`. */
   readonly folder: string;
-  readonly devices: readonly DeviceWishes[];
+  readonly devices: readonly HostDevice[];
 }
 
 function built<Module>(name: string): Promise<Module> {
   return import(new URL(`../../dist/${name}.js`, import.meta.url).href);
 }
 
-const { deviceOptions } =
+const { deviceTerms, diskOptions } =
   await built<typeof import('../../src/control/device-options.ts')>('control/device-options');
 const { serveControl } =
   await built<typeof import('../../src/control/server.ts')>('control/server');
@@ -33,19 +39,23 @@ process.on('uncaughtException', (error) => abortWith('the control thread', error
 process.on('unhandledRejection', (error) => abortWith('the control thread', error));
 const { folder, devices } = JSON.parse(process.argv[2]!) as HostOptions;
 const say = (message: string) => void process.stderr.write(`${message}\n`);
-const options = devices.map((wishes) => deviceOptions(wishes, { info: say, warn: say }, false));
-const helpers = Math.max(...options.map(({ queueThreads = 1 }) => queueThreads - 1));
+const log = { info: say, warn: say };
+const around = { log, hasFaults: false, storeDirectory: undefined, fdStore: undefined };
+const helpers = Math.max(...devices.map(({ queueThreads = 1 }) => queueThreads - 1));
 const thread = new ReactorThread(helpers, {
   log: ({ device, level, message }) => say(`${device}: ${level}: ${message}`),
   connection: () => {},
+  running: () => {},
 });
-for (const each of options) await thread.open(each);
-for (const { name } of options) {
+for (const { name, settings, queueThreads = 1 } of devices) {
+  const terms = deviceTerms(name, settings, queueThreads);
+  thread.open(terms);
+  await thread.init(name, diskOptions(terms, settings, around));
   const { fd } = openListeningSocket(join(folder, name), frontEndAccess());
   thread.order({ kind: 'listen', device: name, fd });
 }
 serveControl(openListeningSocket(join(folder, 'control'), CONTROL_ACCESS).fd, {
-  statistics: (params) => thread.statistics((params as { device: string }).device),
+  statistics: ({ device }) => thread.statistics(device)!,
 });
 process.stdin.on('end', () => exitNow(0));
 process.stdin.resume();

@@ -73,7 +73,7 @@ describe('the README', () => {
       return now.connected ? now : undefined;
     });
     expect(status.device).toBe('ramzswap0');
-    expect(status.statistics.disksize).toBe(2 ** 30);
+    expect(status.statistics!.disksize).toBe(2 ** 30);
     // Still there when the firmware has looked at its disks.
     await new Promise((resolve) => setTimeout(resolve, 3_000));
     expect(qemu.exitCode).toBeNull();
@@ -93,6 +93,6 @@ describe('the README', () => {
     expect(statistics).toMatchObject({ disksize: 2 ** 32, memlimit: 2 ** 29 });
     const [, change] = /^\$ (node .*--memlimit_kb=\d+)$/m.exec(readme()) ?? [];
     await execa('sh', ['-c', change!], { cwd: ROOT });
-    expect((await device()).statistics.memlimit).toBe(2 ** 28);
+    expect((await device()).statistics!.memlimit).toBe(2 ** 28);
   });
 });

@@ -1,0 +1,324 @@
+/**
+ * One device as the control thread has it: its settings, its state, where it listens, and the orders
+ * that its reactor thread is given. What is asked of it is done one after the other.
+ *
+ *   uninitialised ── init ──► initialised ── a front end starts queues ──► active
+ *        ▲                        │  ▲                                        │
+ *        └──────── reset ─────────┘  └──────────── stops them ────────────────┘
+ */
+
+import type { Faults } from '../backing/fault-io.ts';
+import { RefusedError, SystemError } from '../base/errors.ts';
+import { formatBytes } from '../base/units.ts';
+import type { DeviceTerms } from '../device/device-terms.ts';
+import type { DiskOptions } from '../device/disk.ts';
+import type { FdStore } from '../device/fd-store.ts';
+import type { DeviceState as HandedOver } from '../device/handover.ts';
+import type { HandedOverSockets } from '../device/orders.ts';
+import type { ReactorThread } from '../device/reactor-thread.ts';
+import type { Statistics } from '../store/statistics.ts';
+import { removeStoreFiles } from '../store/store-files.ts';
+import {
+  changedMemlimit,
+  closeDiskOptions,
+  deviceTerms,
+  diskOptions,
+  grownDiskSize,
+  type Log,
+  takenOverOptions,
+} from './device-options.ts';
+import { CHANGEABLE, checkTogether, type DeviceOption, type DeviceSettings } from './options.ts';
+import { merged } from './plan.ts';
+import type { DeviceStatus } from './protocol.ts';
+
+const OBEY_MILLIS_MAX = 1000;
+
+/** What all devices of the daemon have in common. */
+export interface DeviceHost {
+  readonly hasFaults: boolean;
+  /** Directory on a tmpfs where stores are kept. */
+  readonly storeDirectory: string | undefined;
+  readonly queueThreads: number;
+  logOf(device: string): Log;
+  /** Where the service manager keeps the device's store, if it does. */
+  fdStore(device: string): FdStore | undefined;
+}
+
+/** Where front ends connect; `path` undefined: an inherited descriptor, or one connection that is. */
+export interface DeviceSocket {
+  readonly fd: number;
+  readonly path: string | undefined;
+  readonly isListening: boolean;
+  /** Removes the socket file, if there is one that is ours. */
+  remove(): void;
+}
+
+export class ManagedDevice {
+  readonly name: string;
+  readonly terms: DeviceTerms;
+  readonly thread: ReactorThread;
+  /** Which of the daemon's threads that is. */
+  readonly threadNumber: number;
+  readonly #host: DeviceHost;
+  readonly #log: Log;
+  /** For the next init, and those of the running disk that have changed since. */
+  #settings: DeviceSettings;
+  #disk: DiskOptions | undefined;
+  #socket: DeviceSocket | undefined;
+  #isConnected = false;
+  #isRunning = false;
+  /** The last thing asked of it, done or not. */
+  #last: Promise<unknown> = Promise.resolve();
+
+  constructor(
+    name: string,
+    settings: DeviceSettings,
+    host: DeviceHost,
+    thread: ReactorThread,
+    threadNumber: number,
+  ) {
+    this.name = name;
+    this.#settings = settings;
+    this.#host = host;
+    this.#log = host.logOf(name);
+    this.thread = thread;
+    this.threadNumber = threadNumber;
+    this.terms = deviceTerms(name, settings, host.queueThreads);
+    thread.open(this.terms);
+  }
+
+  get isInitialised(): boolean {
+    return this.#disk !== undefined;
+  }
+
+  /** What the next init, or the disk that there is, was told. */
+  get settings(): DeviceSettings {
+    return this.#settings;
+  }
+
+  get isConnected(): boolean {
+    return this.#isConnected;
+  }
+
+  get socket(): DeviceSocket | undefined {
+    return this.#socket;
+  }
+
+  get status(): DeviceStatus {
+    const state = this.#isRunning ? 'active' : 'initialised';
+    return {
+      device: this.name,
+      state: this.isInitialised ? state : 'uninitialised',
+      connected: this.#isConnected,
+      socket: this.#socket?.path ?? null,
+      thread: this.threadNumber,
+      statistics: this.thread.statistics(this.name) ?? null,
+      share: null,
+    };
+  }
+
+  /** Throws RefusedError without a disk. */
+  statistics(): Statistics {
+    const statistics = this.thread.statistics(this.name);
+    if (statistics === undefined) throw new RefusedError(`${this.name}: not initialised`);
+    return statistics;
+  }
+
+  /** The reactor has said so. */
+  connectionIs(isConnected: boolean): void {
+    this.#isConnected = isConnected;
+  }
+
+  runningIs(isRunning: boolean): void {
+    this.#isRunning = isRunning;
+  }
+
+  /** From now on front ends connect there. */
+  listen(socket: DeviceSocket): void {
+    this.#socket = socket;
+    const { fd } = socket;
+    this.thread.order({ kind: socket.isListening ? 'listen' : 'adopt', device: this.name, fd });
+  }
+
+  /** Nobody finds it any more; who is connected stays. */
+  removeSocket(): void {
+    this.#socket?.remove();
+  }
+
+  /** Makes the disk, with these settings before those that it has. Rejects with RefusedError. */
+  init(settings: DeviceSettings = {}): Promise<void> {
+    return this.#inTurn(async () => {
+      if (this.#disk !== undefined) throw new RefusedError(`${this.name}: already initialised`);
+      const all = this.#withSettings(settings);
+      checkTogether(all, (option) => option);
+      const fdStore = this.#host.fdStore(this.name);
+      const options = diskOptions(this.terms, all, { ...this.#host, log: this.#log, fdStore });
+      try {
+        await this.thread.init(this.name, options);
+        // Now it is complete, and holds nothing yet that could be lost.
+        if (fdStore !== undefined && options.files?.isKept === false) fdStore.keep(options.files);
+      } catch (error) {
+        // Nobody has had anything in a new store.
+        if (options.files?.isKept === false) this.#removeStore(options);
+        closeDiskOptions(options);
+        throw error;
+      }
+      this.#disk = options;
+      this.#settings = all;
+      this.#log.info(`initialised: ${formatBytes(this.statistics().disksize)}`);
+    });
+  }
+
+  /** Goes on, when resumed, with a disk of another process. Rejects with RefusedError. */
+  async takeOver(state: HandedOver): Promise<void> {
+    const options = takenOverOptions(this.terms, this.#settings, state);
+    await this.thread.init(this.name, options);
+    this.#disk = options;
+  }
+
+  /** What was taken over is this process's. */
+  resume(socket: DeviceSocket | undefined): void {
+    this.#socket = socket;
+    this.thread.order({ kind: 'resume', device: this.name, listenFd: socket?.fd });
+  }
+
+  handOver(path: string, controlFd: number, managerPath: string | undefined): Promise<never> {
+    const socket = this.#socket?.isListening === true ? this.#socket : undefined;
+    const sockets: HandedOverSockets = {
+      controlFd,
+      listenFd: socket?.fd,
+      listenPath: socket?.path,
+    };
+    const device = this.name;
+    return this.thread.handOver({ kind: 'handOver', device, path, sockets, managerPath });
+  }
+
+  /** Frees the disk and all its memory. Rejects with RefusedError while it is in use. */
+  reset(): Promise<void> {
+    return this.#inTurn(async () => {
+      if (this.#disk === undefined) throw new RefusedError(`${this.name}: not initialised`);
+      await this.thread.reset(this.name);
+      this.#forgetDisk();
+    });
+  }
+
+  /** The device is gone. Rejects with RefusedError while it is in use. */
+  remove(): Promise<void> {
+    return this.#inTurn(async () => {
+      await this.thread.remove(this.name);
+      this.#forgetDisk();
+      this.removeSocket();
+      this.#socket = undefined;
+    });
+  }
+
+  #forgetDisk(): void {
+    if (this.#disk === undefined) return;
+    this.#removeStore(this.#disk);
+    closeDiskOptions(this.#disk);
+    this.#disk = undefined;
+  }
+
+  /** Settings for the next init; where there is a disk, those of it that may change. */
+  set(settings: DeviceSettings): Promise<void> {
+    return this.#inTurn(async () => {
+      if (this.#disk === undefined) {
+        this.#settings = this.#withSettings(settings);
+        return;
+      }
+      for (const option of Object.keys(settings) as DeviceOption[]) {
+        if (CHANGEABLE.has(option)) continue;
+        throw new RefusedError(`${this.name}: already initialised: ${option} stays as it is`);
+      }
+      const { memlimit, disksize } = settings;
+      if (memlimit !== undefined) await this.#setMemlimit(memlimit as number);
+      if (disksize !== undefined) await this.#grow(disksize as number);
+      this.#settings = { ...this.#settings, ...settings };
+    });
+  }
+
+  /** Resolves with the limit in whole pages. */
+  setMemlimit(bytes: number): Promise<number> {
+    return this.#inTurn(() => this.#setMemlimit(bytes));
+  }
+
+  async #setMemlimit(wanted: number): Promise<number> {
+    const bytes = changedMemlimit(this.#needDisk(), wanted);
+    await untilSo(this.thread.order({ kind: 'memlimit', device: this.name, bytes }));
+    return bytes;
+  }
+
+  /** Resolves with the size in whole guest pages. */
+  grow(bytes: number): Promise<number> {
+    return this.#inTurn(() => this.#grow(bytes));
+  }
+
+  async #grow(wanted: number): Promise<number> {
+    const bytes = grownDiskSize(this.#needDisk(), this.statistics().disksize, wanted);
+    await untilSo(this.thread.order({ kind: 'grow', device: this.name, bytes }));
+    return bytes;
+  }
+
+  async orderFaults(faults: Faults): Promise<void> {
+    await untilSo(this.thread.order({ kind: 'faults', device: this.name, faults }));
+  }
+
+  /** The process ends: what is kept of a store that nobody can come back for goes. */
+  end(): void {
+    const isKept = this.#disk?.files !== undefined;
+    if (!isKept || !this.thread.isReleased(this.name)) return;
+    this.#log.info('nobody can come back for its pages: the store is removed');
+    this.#removeStore(this.#disk!);
+  }
+
+  /** The process could not start: nobody has had anything in a store that it has made. */
+  abandonNewStore(): void {
+    if (this.#disk?.files?.isKept === false) this.#removeStore(this.#disk);
+  }
+
+  #removeStore({ files }: DiskOptions): void {
+    if (files === undefined) return;
+    try {
+      if (files.isInFdStore === true) this.#host.fdStore(this.name)?.remove();
+      else removeStoreFiles(files, this.name);
+    } catch (error) {
+      if (!(error instanceof SystemError) && !(error instanceof RefusedError)) throw error;
+      this.#log.warn(`the store is left: ${error.message}`);
+    }
+  }
+
+  #needDisk(): DiskOptions {
+    if (this.#disk === undefined) throw new RefusedError(`${this.name}: not initialised`);
+    return this.#disk;
+  }
+
+  /** What a front end knows already stays. */
+  #withSettings(settings: DeviceSettings): DeviceSettings {
+    const all = merged(this.#settings, settings);
+    const { numQueues, logicalBlockBytes } = deviceTerms(this.name, all, 1);
+    for (const [option, is, wanted] of [
+      ['num-queues', this.terms.numQueues, numQueues],
+      ['logical-block-size', this.terms.logicalBlockBytes, logicalBlockBytes],
+    ]) {
+      if (is === wanted) continue;
+      throw new RefusedError(
+        `${this.name}: ${option}: expected ${is}, as it was added, got ${wanted}`,
+      );
+    }
+    return all;
+  }
+
+  #inTurn<T>(operation: () => Promise<T>): Promise<T> {
+    const result = this.#last.then(operation);
+    this.#last = result.catch(() => {});
+    return result;
+  }
+}
+
+/** Orders are obeyed within a turn of the reactor: whoever asks next should see that. */
+async function untilSo(condition: () => boolean): Promise<void> {
+  const deadline = performance.now() + OBEY_MILLIS_MAX;
+  while (!condition() && performance.now() < deadline) {
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}

@@ -1,0 +1,98 @@
+/**
+ * Where front ends and people connect: paths that the daemon listens at, a descriptor that it has
+ * inherited, or sockets that the service manager has opened (LISTEN_FDS): one by a device's name is that
+ * device's, one by the name `control` is the control socket; of a single device, any other is its own.
+ */
+
+import { mkdirSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
+import { RefusedError, UsageError } from '../base/errors.ts';
+import {
+  CONTROL_ACCESS,
+  frontEndAccess,
+  isListening,
+  type ListeningSocket,
+  listeningSocket,
+  openListeningSocket,
+} from '../device/endpoint.ts';
+import type { ServiceManager } from '../device/service-manager.ts';
+import type { DeviceSocket } from './managed-device.ts';
+import { DEFAULT_CONTROL_DIRECTORY } from './paths.ts';
+import { type DaemonPlan, socketPathOf } from './plan.ts';
+
+const CONTROL_NAME = 'control';
+
+/** Whether the service manager has opened sockets for front ends. */
+export function hasPassedSockets(manager: ServiceManager): boolean {
+  return manager.passedSockets.some((name) => name !== CONTROL_NAME);
+}
+
+/** Opens or takes up where the device's front ends connect. Throws RefusedError, SystemError. */
+export function openDeviceSocket(
+  { frontEnd, socketGroup }: DaemonPlan,
+  manager: ServiceManager,
+  name: string,
+): DeviceSocket {
+  switch (frontEnd.kind) {
+    case 'path':
+      return ofPath(resolve(frontEnd.path), socketGroup);
+    case 'fd':
+      return inherited(frontEnd.fd);
+    case 'passed':
+      return passed(manager, name) ?? onlyPassed(manager, name);
+    case 'directory': {
+      const found = passed(manager, name);
+      if (found !== undefined) return found;
+      makeDirectory(frontEnd.path);
+      return ofPath(socketPathOf(frontEnd.path, name), socketGroup);
+    }
+  }
+}
+
+/** Throws RefusedError, SystemError. */
+export function openControlSocket(path: string, manager: ServiceManager): ListeningSocket {
+  const [fd] = manager.takeSockets(CONTROL_NAME);
+  if (fd !== undefined) return { fd, path: 'passed by the service manager', remove() {} };
+  if (dirname(path) === DEFAULT_CONTROL_DIRECTORY) makeDirectory(DEFAULT_CONTROL_DIRECTORY);
+  return openListeningSocket(path, CONTROL_ACCESS);
+}
+
+/** One that listens already, another process's until now. */
+export function takenOverSocket(fd: number, path: string | undefined): DeviceSocket {
+  return path === undefined ? inherited(fd) : { ...listeningSocket(fd, path), isListening: true };
+}
+
+function ofPath(path: string, group: string | undefined): DeviceSocket {
+  const listening = openListeningSocket(path, frontEndAccess(group));
+  return { ...listening, isListening: true };
+}
+
+function inherited(fd: number): DeviceSocket {
+  return { fd, path: undefined, isListening: isListening(fd), remove() {} };
+}
+
+function passed(manager: ServiceManager, name: string): DeviceSocket | undefined {
+  const fds = manager.takeSockets(name);
+  if (fds.length > 1) {
+    throw new RefusedError(`LISTEN_FDNAMES: ${name}: expected one socket, got ${fds.length}`);
+  }
+  return fds[0] === undefined ? undefined : inherited(fds[0]);
+}
+
+/** Whatever it is called: systemd's name for it is the socket unit's. */
+function onlyPassed(manager: ServiceManager, device: string): DeviceSocket {
+  const names = manager.passedSockets.filter((name) => name !== CONTROL_NAME);
+  const [name] = names;
+  if (names.length === 1 && name !== undefined) return passed(manager, name)!;
+  throw new UsageError(
+    `LISTEN_FDNAMES: expected one socket, or one called ${device}, got ${names.join(', ')}`,
+  );
+}
+
+function makeDirectory(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o755 });
+  } catch (error) {
+    throw new RefusedError(`socket directory: ${(error as Error).message}`);
+  }
+}

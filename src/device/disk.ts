@@ -1,0 +1,146 @@
+/**
+ * What a device has while it is initialised: the store, the backing swap if there is one, and who owns
+ * the pages. Belongs to one reactor; its descriptors (`files`, `backing`) stay the control thread's.
+ *
+ * Life: opened (new, found again, or taken over from a process that may yet go on) → served →
+ * closed, when all its memory is free.
+ */
+
+import { assert } from '../base/assert.ts';
+import { RefusedError } from '../base/errors.ts';
+import { PAGE_BYTES } from '../base/units.ts';
+import type { PageStore } from '../store/page-store.ts';
+import type { StoreFiles } from '../store/store-files.ts';
+import { type Backing, type BackingOptions, makeBacking } from './backing.ts';
+import { closeStoreFiles, freeStore, goOnWithStore, openStore } from './device-store.ts';
+import type { NewGuestPolicy } from './front-end-process.ts';
+import type { DeviceState } from './handover.ts';
+import { PageOwner } from './page-owner.ts';
+import type { Report, ThreadDisk } from './queue-set.ts';
+
+/** How long a guest may wait for I/O before its device is handed over: else it is not, now. */
+const PAUSE_SETTLE_MILLIS = 1000;
+
+export interface DiskOptions {
+  /** The device's; also the label of the swap area. */
+  readonly name: string;
+  readonly diskBytes: number;
+  /** How far grow() may go. Default: not at all. */
+  readonly diskBytesMax?: number;
+  readonly guestPageBytes: number;
+  /** Threads that serve the device's queues. Default 1. */
+  readonly queueThreads?: number;
+  readonly poolLimitBytes?: number;
+  /** The store's memory is never swapped out. */
+  readonly isLocked?: boolean;
+  /** Nothing of a page stays in the store's memory when it is freed, overwritten or moved. */
+  readonly wipesOnFree?: boolean;
+  /** A page that compresses to more is incompressible. */
+  readonly incompressibleBytes?: number;
+  readonly backing?: BackingOptions;
+  /** What a front end finds that the store did not serve before. Default: nothing. */
+  readonly onNewGuest?: NewGuestPolicy;
+  /** Where the store lies. Default: in memory, gone with the process. */
+  readonly files?: StoreFiles;
+  /** Goes on with what another process has handed over: its store is in `files`. */
+  readonly takenOver?: DeviceState;
+}
+
+/** What the reactor does for a device's backing swap: watch for the end of I/O. */
+export interface CompletionWatcher {
+  watchCompletions(fd: number, onReadable: () => void): void;
+  unwatchCompletions(fd: number): void;
+}
+
+export class Disk {
+  readonly options: DiskOptions;
+  /** What is in memory. */
+  readonly store: PageStore;
+  readonly owner: PageOwner;
+  readonly #backing: Backing | undefined;
+  readonly #watcher: CompletionWatcher;
+  readonly #report: Report;
+  /** From a process that may yet go on: nothing is changed before goOn(). */
+  #isTakenOver: boolean;
+
+  /** Throws RefusedError or SystemError. */
+  constructor(options: DiskOptions, watcher: CompletionWatcher, report: Report) {
+    const slots = options.diskBytes / PAGE_BYTES;
+    assert(Number.isInteger(slots) && slots >= 2, 'a disk is whole pages, two at least');
+    const { backing, guestPageBytes, queueThreads = 1 } = options;
+    assert(
+      backing === undefined || queueThreads === 1,
+      'one thread does all I/O of a backing swap',
+    );
+    this.options = options;
+    this.#watcher = watcher;
+    this.#report = report;
+    this.store = openStore(options, report);
+    this.#isTakenOver = options.takenOver !== undefined;
+    this.store.onTrouble = (what) => report('error', what);
+    try {
+      this.#backing = backing && makeBacking(backing, this.store, guestPageBytes / PAGE_BYTES);
+    } catch (error) {
+      freeStore(options, this.store.mapped);
+      throw error;
+    }
+    this.owner = new PageOwner(options, this.store, this.#backing, report);
+    if (this.#backing === undefined) return;
+    const { store, ioName } = this.#backing;
+    watcher.watchCompletions(store.wakeFd, () => store.woken());
+    report('info', `backing swap ${backing!.path}: ${backing!.extents.length} extents, ${ioName}`);
+  }
+
+  /** As the reactor's own thread serves it. */
+  get ofThread(): ThreadDisk {
+    return { store: this.store, backed: this.#backing?.store };
+  }
+
+  get backing(): Backing | undefined {
+    return this.#backing;
+  }
+
+  /** Before another process maps it. Throws RefusedError where I/O does not end; nothing is changed. */
+  pause(): void {
+    this.owner.mustSettle(PAUSE_SETTLE_MILLIS);
+    this.store.mapped.header.close();
+  }
+
+  /** Goes on after pause(), of this process or of the one that it was taken over from. */
+  goOn(): void {
+    if (this.#isTakenOver) goOnWithStore(this.store, this.options, this.#report);
+    else this.store.mapped.header.open(this.options.queueThreads ?? 1);
+    this.#isTakenOver = false;
+  }
+
+  get isTakenOver(): boolean {
+    return this.#isTakenOver;
+  }
+
+  /** The process ends in order: the store is left as whoever finds it would make it. */
+  leave(): void {
+    // Not of another process, which may have gone on.
+    if (!this.#isTakenOver) this.store.mapped.header.close();
+  }
+
+  /** Throws RefusedError where I/O does not come to its end, and it cannot be closed. */
+  mustSettle(): void {
+    this.owner.mustSettle();
+  }
+
+  /** All memory of it is free, as far as this thread had it; after the queues have let go of it. */
+  close(): void {
+    if (this.#backing !== undefined) {
+      this.#watcher.unwatchCompletions(this.#backing.store.wakeFd);
+      this.#backing.close();
+    }
+    // The queues have unmapped it.
+    closeStoreFiles(this.options, this.store.mapped);
+  }
+}
+
+/** Refuses what only a disk can do. */
+export function needDisk(disk: Disk | undefined, name: string): Disk {
+  if (disk === undefined) throw new RefusedError(`${name}: not initialised`);
+  return disk;
+}

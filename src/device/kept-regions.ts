@@ -1,0 +1,40 @@
+/**
+ * The memory regions of a session as the front end has described them, with descriptors of their
+ * files: for another process, should one take the device over.
+ */
+
+import { isSameRegion } from '../memory/guest-memory.ts';
+import { closeFd, duplicateFd } from '../native/fd.ts';
+import type { MemoryRegion } from '../vhost-user-ts/index.ts';
+
+export interface KeptRegion {
+  readonly region: MemoryRegion;
+  readonly fd: number;
+}
+
+export class KeptRegions {
+  #regions: KeptRegion[] = [];
+
+  get all(): readonly KeptRegion[] {
+    return this.#regions;
+  }
+
+  /** Keeps a duplicate of `fd`. */
+  add(region: MemoryRegion, fd: number): void {
+    this.#regions.push({ region, fd: duplicateFd(fd) });
+  }
+
+  /** From another process; the descriptors are this one's now. */
+  restore(regions: readonly KeptRegion[]): void {
+    this.#regions = [...regions];
+  }
+
+  remove(region: MemoryRegion): void {
+    const at = this.#regions.findIndex((each) => isSameRegion(each.region, region));
+    for (const { fd } of this.#regions.splice(at, 1)) closeFd(fd);
+  }
+
+  clear(): void {
+    for (const { fd } of this.#regions.splice(0)) closeFd(fd);
+  }
+}

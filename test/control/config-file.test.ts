@@ -1,0 +1,90 @@
+/** The configuration file: what it may say, and where it says what it may not. */
+
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, describe, expect, it } from 'vitest';
+import { parseConfig, readConfigFile } from '../../src/control/config-file.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'rz-config-'));
+afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+const WHOLE = `# A host with two guests.
+socket-dir: /run/ramzswap
+budget: 8G
+metrics: 127.0.0.1:9178
+defaults:
+  pool-limit: 1G
+  on-new-guest: keep
+devices:
+  web1:
+    disksize: 2G
+    guarantee: 256M
+  web2: { init: false, num-queues: 4 }
+  web3:
+`;
+
+describe('a configuration file', () => {
+  it('describes daemon, defaults and devices', () => {
+    const { daemon, defaults, devices } = parseConfig(WHOLE, 'rz.yaml');
+    expect(daemon).toEqual({
+      'socket-dir': '/run/ramzswap',
+      budget: 8 * 2 ** 30,
+      metrics: '127.0.0.1:9178',
+    });
+    expect(defaults).toEqual({ 'pool-limit': 2 ** 30, 'on-new-guest': 'keep' });
+    expect(
+      [...devices].map(([name, { settings, isInitialised }]) => [name, settings, isInitialised]),
+    ).toEqual([
+      ['web1', { disksize: 2 ** 31, guarantee: 2 ** 28 }, true],
+      ['web2', { 'num-queues': 4 }, false],
+      ['web3', {}, true],
+    ]);
+  });
+
+  it('may be empty', () => {
+    expect(parseConfig('# nothing\n', 'rz.yaml').devices.size).toBe(0);
+  });
+
+  it.each([
+    ['socket-dir: [a', 'rz.yaml:1: '],
+    ['a: 1\na: 2', 'rz.yaml:2: Map keys must be unique'],
+    ['threads: 2\nsocketdir: /run', 'rz.yaml:2: socketdir: there is no such setting'],
+    ['threads: many', 'rz.yaml:1: threads: expected number, got "many"'],
+    ['threads: 0', 'rz.yaml:1: threads: expected a number from 1 to 64, got 0'],
+    [
+      'devices:\n  a:\n    disksize: 1G\n    dsk: 3',
+      'rz.yaml:4: devices.a.dsk: there is no such setting',
+    ],
+    [
+      'devices:\n  a: { disksize: 12Q }',
+      "rz.yaml:2: devices.a.disksize: expected a size such as 512M or 2G, got '12Q'",
+    ],
+    [
+      'devices:\n  a b: {}',
+      "rz.yaml:2: devices: expected 1 to 20 printable characters without /, got 'a b'",
+    ],
+    ['devices: [a]', 'rz.yaml:1: devices: expected settings, got ["a"]'],
+    ['defaults:\n  mlock: 7', 'rz.yaml:2: defaults.mlock: expected boolean, got 7'],
+    [
+      'defaults:\n  guest-page-size: 512',
+      'rz.yaml:2: defaults.guest-page-size: expected one of 4096, 16384, 65536, got 512',
+    ],
+    ['take-over: true', 'rz.yaml:1: take-over: there is no such setting'],
+    ['- a', 'rz.yaml:1: the file: expected settings, got ["a"]'],
+  ])('%j is refused with its place', (text, reason) => {
+    expect(() => parseConfig(text, 'rz.yaml')).toThrow(reason);
+  });
+
+  it('is refused when it cannot be read, with its path', () => {
+    const path = join(folder, 'none.yaml');
+    expect(() => readConfigFile(path)).toThrow(`configuration file: ENOENT`);
+  });
+
+  it('is refused when it is no configuration file by its size', () => {
+    const path = join(tmpdir(), `rz-big-${process.pid}.yaml`);
+    writeFileSync(path, '#'.repeat(2 ** 20 + 1));
+    expect(() => readConfigFile(path)).toThrow('expected 1048576 bytes at most, got 1048577');
+    rmSync(path);
+  });
+});

@@ -1,0 +1,261 @@
+/** Many devices in one daemon, as their operator and their guests see them; the built programs. */
+
+import { mkdtempSync, rmSync } from 'node:fs';
+import { afterEach, describe, expect, it } from 'vitest';
+import type { DeviceStatus } from '../../src/control/protocol.ts';
+import type { AttachedDriver } from '../driver/daemon.ts';
+import { isBuilt, until } from '../driver/daemon.ts';
+import type { FrontEnd } from '../driver/front-end.ts';
+import { ManyDaemon } from '../driver/many-daemon.ts';
+import { Random } from '../driver/random.ts';
+import { read, write } from '../driver/requests.ts';
+import { makeFolder } from '../driver/sockets.ts';
+
+const cleanUps: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
+});
+
+const noise = (seed: number) => new Random(seed).bytes(4096);
+const capacityOf = (frontEnd: FrontEnd) =>
+  Number(Buffer.from(frontEnd.getConfig(0, 8)!).readBigUInt64LE(0)) * 512;
+
+async function start(...args: Parameters<typeof ManyDaemon.start>): Promise<ManyDaemon> {
+  const daemon = await ManyDaemon.start(...args);
+  cleanUps.push(() => daemon.stop());
+  return daemon;
+}
+
+async function clientOf(daemon: ManyDaemon) {
+  const client = await daemon.client();
+  cleanUps.push(() => client.close());
+  return client;
+}
+
+function attach(daemon: ManyDaemon, name: string): AttachedDriver {
+  const attached = daemon.attach(name);
+  cleanUps.push(() => attached.close());
+  return attached;
+}
+
+function run(attached: AttachedDriver, request: ReturnType<typeof read>) {
+  attached.driver.submit(request);
+  attached.driver.flush();
+  return attached.completeAll()[0]!;
+}
+
+describe.skipIf(!isBuilt)('many devices', () => {
+  it("live as the ancestor's did: made, initialised, used, reset, and refused in between", async () => {
+    const daemon = await start(['--num-devices', '4']);
+    const names = ['ramzswap0', 'ramzswap1', 'ramzswap2', 'ramzswap3'];
+    expect(names.filter((name) => daemon.has(name))).toEqual(names);
+    const refused = async (reason: string, ...args: string[]) => {
+      const { exitCode, stderr } = await daemon.rzscontrol(...args);
+      expect([exitCode, stderr]).toEqual([1, `rzscontrol: ${reason}`]);
+    };
+    await refused('ramzswap0: not initialised', 'ramzswap0', '--stats');
+    await refused('ramzswap0: not initialised', 'ramzswap0', '--reset');
+    expect(await daemon.rzscontrol('ramzswap0', '--init')).toMatchObject({ exitCode: 0 });
+    await refused('ramzswap0: already initialised', 'ramzswap0', '--init');
+    const guest = attach(daemon, 'ramzswap0');
+    expect(run(guest, write(9, noise(9))).status).toBe(0);
+    expect(run(guest, read(9, 1))).toMatchObject({ status: 0, data: noise(9) });
+    const { stdout } = await daemon.rzscontrol('ramzswap0', '--stats');
+    expect(stdout).toMatch(/^NumReads: 1$/m);
+    expect(stdout).toMatch(/^PagesStored: 2$/m);
+    const inUse = 'ramzswap0: in use: a front end has its queues running';
+    await refused(inUse, 'ramzswap0', '--reset');
+    await refused(inUse, '--remove', 'ramzswap0');
+    guest.frontEnd.getBase(0);
+    expect((await daemon.rzscontrol('ramzswap0', '--reset')).exitCode).toBe(0);
+    expect(capacityOf(guest.frontEnd)).toBe(0);
+    await refused('ramzswap0: not initialised', 'ramzswap0', '--stats');
+  });
+
+  it('have a default size, a quarter of RAM, and the one that they are given', async () => {
+    const daemon = await start(['--num-devices', '2', '--guest-ram', '1G']);
+    const client = await clientOf(daemon);
+    const sizes = [
+      await client.call<DeviceStatus>('init', { device: 'ramzswap0' }),
+      await client.call<DeviceStatus>('init', {
+        device: 'ramzswap1',
+        settings: { disksize: '32M', 'pool-limit': 16 << 20 },
+      }),
+    ].map(({ statistics }) => statistics!.disksize);
+    expect(sizes).toEqual([2 ** 28, 2 ** 25]);
+  });
+
+  it('remember what is set before they are initialised; most of it stays as it is then', async () => {
+    const daemon = await start();
+    const client = await clientOf(daemon);
+    const device = 'ramzswap0';
+    await client.call('set', { device, settings: { disksize: '8M', 'max-disksize': '16M' } });
+    const made = await client.call<DeviceStatus>('init', { device });
+    expect(made.statistics!.disksize).toBe(8 << 20);
+    await client.call('set', { device, settings: { disksize: 12 << 20 } });
+    const [grown] = await client.call<[DeviceStatus]>('devices');
+    expect(grown.statistics!.disksize).toBe(12 << 20);
+    const set = (settings: object) => client.call('set', { device, settings });
+    await expect(set({ 'guest-page-size': 65536 })).rejects.toThrow(
+      'ramzswap0: already initialised: guest-page-size stays as it is',
+    );
+    await expect(set({ disksize: '1M' })).rejects.toThrow('expected 12288 kB, what it is, or more');
+  });
+
+  it('refuse what a front end cannot be told any more', async () => {
+    const client = await clientOf(await start());
+    const settings = { 'logical-block-size': 512 };
+    await expect(client.call('init', { device: 'ramzswap0', settings })).rejects.toThrow(
+      'ramzswap0: logical-block-size: expected 4096, as it was added, got 512',
+    );
+  });
+
+  it('say what is wrong with an order: which field, what it should be', async () => {
+    const client = await clientOf(await start());
+    const call = (method: string, params: object) => client.call(method, params);
+    await expect(call('statistics', {})).rejects.toThrow(
+      'statistics: device: expected string, got nothing',
+    );
+    await expect(call('grow', { device: 'ramzswap0', bytes: 'x' })).rejects.toThrow(
+      'grow: bytes: expected number, got "x"',
+    );
+    const init = (settings: object) => call('init', { device: 'ramzswap0', settings });
+    await expect(init({ size: 1 })).rejects.toThrow('settings.size: there is no such setting');
+    await expect(init({ disksize: '12Q' })).rejects.toThrow(
+      "disksize: expected a size such as 512M or 2G, got '12Q'",
+    );
+    await expect(init({ memlimit: '1M' })).rejects.toThrow('expected backing-swap with it');
+    await expect(call('nothing', {})).rejects.toThrow('Method not found');
+    await expect(call('reload', {})).rejects.toThrow('started without --config');
+  });
+
+  it('show a front end that came before them capacity 0, then their size', async () => {
+    const daemon = await start();
+    const guest = attach(daemon, 'ramzswap0');
+    expect(capacityOf(guest.frontEnd)).toBe(0);
+    expect(run(guest, write(3, noise(3))).status).not.toBe(0);
+    const settings = { disksize: '8M' };
+    const client = await clientOf(daemon);
+    expect(await client.call('init', { device: 'ramzswap0', settings })).toMatchObject({
+      state: 'active',
+      connected: true,
+    });
+    expect(capacityOf(guest.frontEnd)).toBe(8 << 20);
+    expect(run(guest, write(3, noise(3))).status).toBe(0);
+    expect(run(guest, read(3, 1))).toMatchObject({ status: 0, data: noise(3) });
+  });
+
+  it('come and go while others are served', async () => {
+    const daemon = await start(['--disksize', '8M', '--threads', '2']);
+    const client = await clientOf(daemon);
+    await client.call('init', { device: 'ramzswap0' });
+    const first = attach(daemon, 'ramzswap0');
+    for (let round = 0; round < 5; round++) {
+      await client.call('add', { device: 'web', settings: { disksize: '4M' } });
+      await expect(client.call('add', { device: 'web' })).rejects.toThrow('such a device already');
+      const waiting = daemon.connect('web');
+      expect(capacityOf(waiting)).toBe(0);
+      waiting.close();
+      await client.call('init', { device: 'web' });
+      const guest = daemon.attach('web');
+      expect(run(guest, write(round, noise(round))).status).toBe(0);
+      expect(run(first, write(round, noise(round))).status).toBe(0);
+      await expect(client.call('remove', { device: 'web' })).rejects.toThrow('web: in use');
+      guest.close();
+      const isLeft = async () =>
+        client.call('remove', { device: 'web' }).then(
+          () => true,
+          () => false,
+        );
+      while (!(await isLeft()));
+      expect(daemon.has('web')).toBe(false);
+      expect(run(first, read(round, 1))).toMatchObject({ status: 0, data: noise(round) });
+    }
+    const devices = await client.call<DeviceStatus[]>('devices');
+    expect(devices.map(({ device }) => device)).toEqual(['ramzswap0']);
+    expect((await daemon.rzscontrol('--add', 'a/b')).exitCode).not.toBe(0);
+  });
+
+  it('end the connection of a front end that runs nothing when they are removed', async () => {
+    const daemon = await start();
+    const client = await clientOf(daemon);
+    const idle = daemon.connect('ramzswap0');
+    expect(capacityOf(idle)).toBe(0);
+    await client.call('remove', { device: 'ramzswap0' });
+    expect(() => idle.getConfig(0, 8)).toThrow();
+    idle.close();
+    expect(await client.call('devices')).toEqual([]);
+  });
+
+  it('are spread over the threads', async () => {
+    const daemon = await start(['--num-devices', '5', '--threads', '2']);
+    const client = await clientOf(daemon);
+    const threads = async () =>
+      (await client.call<DeviceStatus[]>('devices')).map(({ thread }) => thread);
+    expect(await threads()).toEqual([0, 1, 0, 1, 0]);
+    await client.call('remove', { device: 'ramzswap2' });
+    await client.call('remove', { device: 'ramzswap4' });
+    await client.call('add', { device: 'next' });
+    expect(await threads()).toEqual([0, 1, 1, 0]);
+    expect(await client.call('daemon')).toMatchObject({ threads: 2, budget: null });
+  });
+
+  it('serve 32 guests at once, each its own pages', async () => {
+    const daemon = await start(['--num-devices', '32', '--disksize', '8M']);
+    const client = await clientOf(daemon);
+    const names = Array.from({ length: 32 }, (_, i) => `ramzswap${i}`);
+    for (const device of names) await client.call('init', { device });
+    const guests = names.map((name) => attach(daemon, name));
+    for (let page = 1; page < 40; page++) {
+      guests.forEach(({ driver }, i) => {
+        driver.submit(write(page, noise(i * 1000 + page)));
+        driver.flush();
+      });
+      for (const guest of guests) expect(guest.completeAll()[0]!.status).toBe(0);
+    }
+    guests.forEach((guest, i) => {
+      for (let page = 1; page < 40; page++) {
+        expect(run(guest, read(page, 1)).data).toEqual(noise(i * 1000 + page));
+      }
+    });
+    const devices = await client.call<DeviceStatus[]>('devices');
+    expect(devices.map(({ state }) => state)).toEqual(new Array(32).fill('active'));
+    expect(devices.map(({ statistics }) => statistics!.num_reads)).toEqual(new Array(32).fill(39));
+  });
+
+  it('are found again after a kill, with a store directory, when they are initialised again', async () => {
+    const folder = makeFolder();
+    const store = mkdtempSync('/dev/shm/rz-test-');
+    cleanUps.push(() => rmSync(store, { recursive: true }));
+    const args = ['--disksize', '8M', '--on-new-guest', 'keep', '--store-dir', store];
+    const first = await ManyDaemon.start(args, undefined, folder);
+    const client = await first.client();
+    await client.call('init', { device: 'ramzswap0' });
+    const guest = first.attach('ramzswap0');
+    run(guest, write(5, noise(5)));
+    client.close();
+    guest.close();
+    first.child.kill('SIGKILL');
+    await first.child;
+    const again = await start(args, undefined, folder);
+    const next = await clientOf(again);
+    await next.call('init', { device: 'ramzswap0' });
+    expect(run(attach(again, 'ramzswap0'), read(5, 1))).toMatchObject({ data: noise(5) });
+  });
+
+  it('end with the daemon: sockets go, status 0', async () => {
+    const daemon = await ManyDaemon.start(['--num-devices', '3']);
+    daemon.child.kill('SIGTERM');
+    expect((await daemon.child).exitCode).toBe(0);
+    expect(daemon.has('ramzswap0') || daemon.has('ramzswap2')).toBe(false);
+    daemon.folder.remove();
+  });
+
+  it('are refused all together where one cannot be: nothing is left', async () => {
+    const folder = await start();
+    const { path } = folder.folder;
+    const args = ['--socket-dir', path, '--num-devices', '3', '--disksize', '1K'];
+    await expect(ManyDaemon.start(args, () => [])).rejects.toThrow();
+    await until(() => folder.has('ramzswap0'), 'the first daemon', 1000);
+  });
+});

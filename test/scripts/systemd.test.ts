@@ -1,6 +1,6 @@
 /**
- * The unit of scripts/systemd, as far as it can be tried without systemd running: systemd's own
- * judgement of it, and the built daemon under what it will have to live with.
+ * The units of scripts/systemd, as far as they can be tried without systemd running: systemd's own
+ * judgement of them, and the built daemon under what it will have to live with.
  */
 
 import { spawnSync } from 'node:child_process';
@@ -9,6 +9,7 @@ import {
   existsSync,
   lstatSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   writeFileSync,
@@ -27,10 +28,11 @@ import { makeSwapFile } from '../driver/swap-file.ts';
 import { allowedCalls, filteredBy } from '../models/system-calls.ts';
 import { DatagramPlace } from '../native/datagram-place.ts';
 
-const UNIT_PATH = fileURLToPath(
-  new URL('../../scripts/systemd/ramzswapd@.service', import.meta.url),
-);
-const UNIT = readFileSync(UNIT_PATH, 'utf8');
+const FOLDER = fileURLToPath(new URL('../../scripts/systemd', import.meta.url));
+const unitOf = (name: string) => readFileSync(join(FOLDER, name), 'utf8');
+const UNIT = unitOf('ramzswapd@.service');
+const SERVICES = ['ramzswapd.service', 'ramzswapd@.service'];
+const SOCKETS = readdirSync(FOLDER).filter((name) => name.endsWith('.socket'));
 const MIB = 2 ** 20;
 /** Of 10: what systemd calls SAFE ends at 2. */
 const EXPOSURE_MAX = 1;
@@ -58,49 +60,89 @@ function tmpfsFolder(): string {
   return path;
 }
 
-/** The unit as a file, with a program that is there instead of the one that is not installed. */
-function unitFile(): string {
+/** The units in a folder, with a program that is there instead of the one that is not installed. */
+function unitFiles(): string {
   const path = folder();
   const program = join(path, 'ramzswapd');
   writeFileSync(program, '#!/bin/sh\n');
   chmodSync(program, 0o755);
-  const unit = join(path, 'ramzswapd@.service');
-  writeFileSync(unit, UNIT.replace('ExecStart=ramzswapd ', `ExecStart=${program} `));
-  return unit;
+  for (const name of [...SERVICES, ...SOCKETS]) {
+    const unit = unitOf(name).replace('ExecStart=ramzswapd ', `ExecStart=${program} `);
+    writeFileSync(join(path, name), unit);
+  }
+  return path;
 }
 
 describe.skipIf(!hasSystemd)('systemd', () => {
-  it('finds nothing wrong with the unit, and does with one that has a mistake', () => {
-    const verify = (path: string) =>
-      spawnSync('systemd-analyze', ['verify', '--man=no', path], { encoding: 'utf8' });
-    const path = unitFile();
-    const { status, stderr } = verify(path);
-    expect([status, stderr]).toEqual([0, '']);
-    writeFileSync(path, readFileSync(path, 'utf8').replace('ProtectHome=', 'ProtectHouse='));
-    expect(verify(path).stderr).toContain('ProtectHouse');
-  });
+  const verify = (path: string) =>
+    spawnSync('systemd-analyze', ['verify', '--man=no', path], { encoding: 'utf8' });
 
-  it(`counts an exposure of ${EXPOSURE_MAX} of 10 at most`, () => {
+  it.each([...SERVICES, ...SOCKETS])(
+    'finds nothing wrong with %s, and does when it has a mistake',
+    (name) => {
+      const path = join(unitFiles(), name);
+      const { status, stderr } = verify(path);
+      expect([status, stderr]).toEqual([0, '']);
+      writeFileSync(path, readFileSync(path, 'utf8').replace(/^(User|SocketUser)=/m, 'Usher='));
+      expect(verify(path).stderr).toContain('Usher');
+    },
+  );
+
+  it.each(SERVICES)(`counts an exposure of ${EXPOSURE_MAX} of 10 at most for %s`, (name) => {
     const threshold = `--threshold=${EXPOSURE_MAX * 10}`;
-    const args = ['security', '--offline=true', '--no-pager', threshold, unitFile()];
+    const args = ['security', '--offline=true', '--no-pager', threshold, join(unitFiles(), name)];
     const { status, stdout } = spawnSync('systemd-analyze', args, { encoding: 'utf8' });
     expect(stdout.trim().split('\n').at(-1)).toMatch(/exposure level for .*: \d\.\d/);
     expect(status).toBe(0);
   });
 });
 
-it.skipIf(!isBuilt)('the unit gives options that the daemon has', () => {
+it.skipIf(!isBuilt)('the unit and the example give options that the daemon has', () => {
   const { stdout } = spawnSync(process.execPath, [RAMZSWAPD, '--help'], { encoding: 'utf8' });
   const command = /^ExecStart=ramzswapd (.*)$/m.exec(UNIT)![1]!;
-  const options = command.match(/--[\w-]+/g)!;
-  expect(options).toContain('--socket-path');
+  const example = readFileSync(join(FOLDER, '../examples/ramzswap0.conf'), 'utf8');
+  const more = /^RAMZSWAPD_OPTIONS=(.*)$/m.exec(example)![1]!;
+  const options = `${command} ${more}`.match(/--[\w-]+/g)!;
+  expect(options).toEqual(expect.arrayContaining(['--socket-path', '--disksize']));
   for (const option of options) expect(stdout).toMatch(new RegExp(`^ +${option} `, 'm'));
 });
 
-it('the unit’s user is the one that the sysusers file makes', () => {
-  const sysusers = readFileSync(join(UNIT_PATH, '..', 'ramzswap.sysusers.conf'), 'utf8');
-  const user = /^User=(\w+)$/m.exec(UNIT)![1];
-  expect(sysusers).toMatch(new RegExp(`^u ${user} `, 'm'));
+it('both services have the same privileges and limits', () => {
+  /** What each has of its own: how it is told what to do, and where its sockets and stores are. */
+  const own = /^(Exec\w+|EnvironmentFile|RuntimeDirectory\w*|ReadWritePaths)=/;
+  const shared = SERVICES.map((name) =>
+    unitOf(name)
+      .split('[Service]')[1]!
+      .split('\n')
+      .filter((line) => /^\w+=/.test(line) && !own.test(line)),
+  );
+  expect(shared[0]!.length).toBeGreaterThan(40);
+  expect(shared[0]).toEqual(shared[1]);
+});
+
+it('users of units, sockets and folder are the one that the sysusers file makes', () => {
+  const users = [...SERVICES, ...SOCKETS].map(
+    (name) => /^(?:Socket)?User=(\w+)$/m.exec(unitOf(name))![1],
+  );
+  expect(new Set(users).size).toBe(1);
+  expect(unitOf('ramzswap.sysusers.conf')).toMatch(new RegExp(`^u ${users[0]} `, 'm'));
+  const place = new RegExp(`^d /run/ramzswap 0711 ${users[0]} ${users[0]} `, 'm');
+  expect(unitOf('ramzswap.tmpfiles.conf')).toMatch(place);
+});
+
+it('sockets of disks are for the group that may have the service’s, the control socket for nobody', () => {
+  const group = /--socket-group (\w+)/.exec(UNIT)![1];
+  for (const name of SOCKETS) {
+    const [socketGroup, mode] = ['SocketGroup', 'SocketMode'].map(
+      (key) => new RegExp(`^${key}=(\\w+)$`, 'm').exec(unitOf(name))?.[1],
+    );
+    const expected = name === 'ramzswapd.socket' ? [undefined, '0600'] : [group, '0660'];
+    expect([socketGroup, mode], name).toEqual(expected);
+  }
+  expect(SERVICES.map((name) => /^SupplementaryGroups=(\w+)$/m.exec(unitOf(name))![1])).toEqual([
+    group,
+    group,
+  ]);
 });
 
 /** All that guests and people make a daemon do: pages of every kind, discards, idle time, orders. */

@@ -5,7 +5,11 @@ TSX := node --import tsx
 BUILD_INPUTS := $(shell find src -name '*.ts' -not -name '*.d.ts') src/lzo-wasm/asconfig.json \
 	tsconfig.json tsconfig.build.json package.json
 
-.PHONY: help demo guest test check bench bench-guest fuzz stress kills build clean
+# Where "make install" puts things, and a folder to put in front of that: for packages.
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+.PHONY: help demo guest test check bench bench-guest fuzz stress kills build install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -61,5 +65,11 @@ node_modules/.package-lock.json: package.json package-lock.json
 	npm ci --no-audit --no-fund
 	@touch $@
 
+install: build ## programs, pages, units under PREFIX (/usr/local), below DESTDIR if it is given
+	@$(TSX) scripts/install/main.ts "$(DESTDIR)" "$(PREFIX)"
+
+uninstall: ## remove what "make install" put there
+	@sh scripts/install/uninstall.sh "$(DESTDIR)" "$(PREFIX)"
+
 clean: ## remove what was built and fetched
-	rm -rf dist node_modules .cache src/lzo-wasm/lzo1x.wasm
+	rm -rf dist node_modules .cache src/lzo-wasm/lzo1x.wasm ramzswap-*.tgz

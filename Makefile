@@ -9,7 +9,7 @@ BUILD_INPUTS := $(shell find src -name '*.ts' -not -name '*.d.ts') src/lzo-wasm/
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: help demo guest test check bench bench-guest fuzz stress kills build install uninstall clean
+.PHONY: help demo guest test check bench bench-guest fuzz stress kills build install uninstall deb clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -71,5 +71,8 @@ install: build ## programs, pages, units under PREFIX (/usr/local), below DESTDI
 uninstall: ## remove what "make install" put there
 	@sh scripts/install/uninstall.sh "$(DESTDIR)" "$(PREFIX)"
 
+deb: build ## a Debian package for this architecture, here
+	@$(TSX) scripts/install/deb.ts
+
 clean: ## remove what was built and fetched
-	rm -rf dist node_modules .cache src/lzo-wasm/lzo1x.wasm ramzswap-*.tgz
+	rm -rf dist node_modules .cache src/lzo-wasm/lzo1x.wasm ramzswap-*.tgz ramzswap_*.deb

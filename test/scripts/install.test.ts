@@ -1,10 +1,10 @@
 /**
- * What people install: `make install`, `make uninstall` and npm's package, from a clone of
+ * What people install: `make install`, `make uninstall`, `make deb` and npm's package, from a clone of
  * the test's own into folders of its own; the clone is gone before what was installed is run. Nothing
  * is fetched. About 40 seconds, most of them npm's and the file system's.
  */
 
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   cpSync,
   existsSync,
@@ -39,6 +39,8 @@ const PACKAGE = json(join(ROOT, 'package.json')) as {
 const PROGRAMS = Object.keys(PACKAGE.bin);
 
 if (!isBuilt) console.warn('install.test.ts: SKIPPED: dist/ is missing: run "npm run build"');
+const hasDpkg = spawnSync('dpkg-deb', ['--version']).error === undefined;
+if (!hasDpkg) console.warn('install.test.ts: SKIPPED in part: dpkg-deb is not installed');
 
 const cleanUps: (() => unknown)[] = [];
 afterEach(async () => {
@@ -258,6 +260,31 @@ describe.skipIf(!isBuilt)('make uninstall', () => {
       expect(readdirSync(program)).toEqual(['manifest', 'mine']);
     },
   );
+});
+
+describe.skipIf(!isBuilt || !hasDpkg)('make deb', () => {
+  it('makes a package without anything of this machine or moment, whose programs run', async () => {
+    // Compression takes longer than all else, and is dpkg's.
+    const variables = ['SOURCE_DATE_EPOCH=1700000000', 'DPKG_DEB_COMPRESSOR_TYPE=none'];
+    const { exitCode, stderr } = await make(clone, 'deb', variables, '077');
+    expect([exitCode, stderr]).toEqual([0, '']);
+    const packages = readdirSync(clone).filter((name) => name.endsWith('.deb'));
+    expect(packages).toEqual([expect.stringMatching(`^ramzswap_${PACKAGE.version}_\\w+\\.deb$`)]);
+    const path = join(clone, packages[0]!);
+    cleanUps.push(() => rmSync(path));
+    const dpkg = (...args: string[]) => execFileSync('dpkg-deb', args, { encoding: 'utf8' }).trim();
+    expect(dpkg('-f', path, 'Version')).toBe(PACKAGE.version);
+    expect(dpkg('-f', path, 'Depends')).toBe('nodejs (>= 20)');
+    const lines = dpkg('-c', path).split('\n');
+    const expected =
+      /^(drwxr-xr-x|-rw-r--r--|-rwxr-xr-x|lrwxrwxrwx) root\/root +\d+ 2023-11-1[45] /;
+    expect(lines.filter((line) => !expected.test(line))).toEqual([]);
+    const tree = folder();
+    dpkg('-x', path, tree);
+    expect(readdirSync(tree)).toEqual(['usr']);
+    expect(existsSync(join(tree, 'usr/lib/ramzswap/manifest'))).toBe(false);
+    await expectToRun(join(tree, 'usr/bin'));
+  });
 });
 
 describe.skipIf(!isBuilt)('npm pack', () => {

@@ -18,10 +18,11 @@ import { FdStore } from '../device/fd-store.ts';
 import type { DeviceState as HandedOver } from '../device/handover.ts';
 import type { LogReport } from '../device/reactor-thread.ts';
 import { ServiceManager } from '../device/service-manager.ts';
+import { keptSettings } from '../store/store-files.ts';
 import { Devices } from './devices.ts';
 import type { ManagedDevice } from './managed-device.ts';
 import { controlMethods, type DaemonActions, faultMethods } from './methods.ts';
-import type { DeviceSettings } from './options.ts';
+import { checkedSettings, checkName, type DeviceSettings } from './options.ts';
 import { type DaemonPlan, type GivenSettings, makePlan, merged } from './plan.ts';
 import type { DaemonStatus, ReloadResult } from './protocol.ts';
 import { type ReloadStep, reloadSteps } from './reload.ts';
@@ -123,6 +124,7 @@ class Daemon implements DaemonActions {
         if (this.#plan.configPath !== undefined) this.#fromFile.add(name);
         if (isInitialised) await device.init();
       }
+      if (this.#plan.frontEnd.kind === 'directory') await this.#findDevices();
       this.#openControl();
       for (const device of this.#devices.all) device.listen(this.#openSocket(device.name));
     } catch (error) {
@@ -132,6 +134,31 @@ class Daemon implements DaemonActions {
       await this.#devices.stop(STOP_MILLIS_MAX);
       for (const device of this.#devices.all) device.abandonNewStore();
       throw error;
+    }
+  }
+
+  /**
+   * Disks that were made by order, of a process that is no more: their guests come back, and nobody
+   * gives the order again.
+   */
+  async #findDevices(): Promise<void> {
+    const { storeDirectory, usesFdStore, defaults } = this.#plan;
+    const kept = usesFdStore
+      ? FdStore.keptSettings(this.#manager)
+      : keptSettings(storeDirectory ?? '');
+    for (const [name, text] of kept) {
+      const isThere = this.#devices.has(name);
+      if (text === '' || (isThere && this.#devices.named(name).isInitialised)) continue;
+      try {
+        const settings = merged(defaults, checkedSettings(JSON.parse(text) as object));
+        checkName(name, 'store');
+        const device = isThere ? this.#devices.named(name) : this.#devices.add(name, settings);
+        await device.init(settings);
+        this.#log.info({ device: name }, 'goes on with the store that was kept');
+      } catch (error) {
+        // It may be another daemon's, or damaged: the others are served.
+        this.#log.error({ device: name }, `store not taken up: ${(error as Error).message}`);
+      }
     }
   }
 

@@ -141,6 +141,7 @@ export function diskOptions(
       ...optionsOf(terms, wishes, file !== undefined),
       diskBytes,
       diskBytesMax,
+      settings: JSON.stringify(settings),
       ...(files === undefined ? {} : { files }),
       ...(file === undefined
         ? {}

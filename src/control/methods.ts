@@ -5,7 +5,7 @@ import { RefusedError } from '../base/errors.ts';
 import { HANDOVER_VERSION } from '../device/handover.ts';
 import type { Devices } from './devices.ts';
 import type { ManagedDevice } from './managed-device.ts';
-import { checkName, DEVICE_OPTIONS, type DeviceSettings, parseSettings } from './options.ts';
+import { checkedSettings, checkName, type DeviceSettings } from './options.ts';
 import type { DaemonStatus, ReloadResult } from './protocol.ts';
 import type { ExtraMethods, MethodTable } from './server.ts';
 
@@ -20,11 +20,6 @@ export interface DaemonActions {
   handOver(device: ManagedDevice, path: string): Promise<never>;
 }
 
-/** As they come in a message: checked, sizes in bytes. Throws UsageError that names each. */
-function checked(settings: object = {}): DeviceSettings {
-  return parseSettings(DEVICE_OPTIONS, settings as Record<string, unknown>, (option) => option);
-}
-
 export function controlMethods(devices: Devices, daemon: DaemonActions): MethodTable {
   return {
     daemon: () => daemon.status(),
@@ -32,12 +27,12 @@ export function controlMethods(devices: Devices, daemon: DaemonActions): MethodT
     statistics: ({ device }) => devices.named(device).statistics(),
     set: async ({ device, settings }) => {
       const found = devices.named(device);
-      await found.set(checked(settings));
+      await found.set(checkedSettings(settings));
       return found.status;
     },
     init: async ({ device, settings }) => {
       const found = devices.named(device);
-      await found.init(checked(settings));
+      await found.init(checkedSettings(settings));
       return found.status;
     },
     reset: async ({ device }) => {
@@ -46,7 +41,7 @@ export function controlMethods(devices: Devices, daemon: DaemonActions): MethodT
       return found.status;
     },
     add: async ({ device, settings }) => {
-      const added = await daemon.addDevice(checkName(device, 'device'), checked(settings));
+      const added = await daemon.addDevice(checkName(device, 'device'), checkedSettings(settings));
       return added.status;
     },
     remove: async ({ device }) => {

@@ -339,6 +339,11 @@ export function parseSettings<Option extends string>(
   return Object.fromEntries(parsed) as { [O in Option]?: OptionValue };
 }
 
+/** A device's settings as they come in a message: sizes in bytes. Throws UsageError that names each. */
+export function checkedSettings(settings: object = {}): DeviceSettings {
+  return parseSettings(DEVICE_OPTIONS, settings as Record<string, unknown>, (option) => option);
+}
+
 /** A device's name is its serial, its swap label, a file's name and a word of a command line. */
 export function checkName(name: string, where: string): string {
   if (!/^[\x21-\x7e]{1,20}$/.test(name) || name.includes('/') || name.startsWith('-')) {

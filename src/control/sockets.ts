@@ -35,7 +35,7 @@ export function openDeviceSocket(
 ): DeviceSocket {
   switch (frontEnd.kind) {
     case 'path':
-      return ofPath(resolve(frontEnd.path), socketGroup);
+      return passed(manager, name) ?? ofPath(resolve(frontEnd.path), socketGroup);
     case 'fd':
       return inherited(frontEnd.fd);
     case 'passed':

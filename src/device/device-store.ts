@@ -52,6 +52,7 @@ function takenOverStore(options: DiskOptions, mapped: MappedStore): PageStore {
 function newStore(options: DiskOptions, mapped: MappedStore): PageStore {
   const store = PageStore.make(storeOptions(options), mapped);
   writeSwapHeader(store, options);
+  store.mapped.header.settings = options.settings ?? '';
   store.mapped.header.complete();
   return store;
 }

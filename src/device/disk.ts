@@ -42,6 +42,8 @@ export interface DiskOptions {
   readonly onNewGuest?: NewGuestPolicy;
   /** Where the store lies. Default: in memory, gone with the process. */
   readonly files?: StoreFiles;
+  /** What its operator has said of it, for the next process to find with a kept store. */
+  readonly settings?: string;
   /** Goes on with what another process has handed over: its store is in `files`. */
   readonly takenOver?: DeviceState;
 }

@@ -12,7 +12,7 @@ import {
   passOn,
   takeUpPassedFiles,
 } from '../store/passed-files.ts';
-import type { StoreFiles } from '../store/store-files.ts';
+import { completeHeader, type StoreFiles } from '../store/store-files.ts';
 import type { StoreIdentity } from '../store/store-header.ts';
 import type { ServiceManager } from './service-manager.ts';
 
@@ -29,6 +29,17 @@ export class FdStore {
     this.#manager = manager;
     this.#names = { table: `${device}.table`, arena: `${device}.arena` };
     this.#warn = warn;
+  }
+
+  /** Settings of the devices whose stores the manager has kept, by name. */
+  static keptSettings(manager: ServiceManager): Map<string, string> {
+    const kept = new Map<string, string>();
+    for (const { fd, name } of manager.passed) {
+      if (!name.endsWith('.table')) continue;
+      const header = completeHeader(fd);
+      if (header !== undefined) kept.set(header.name, header.settings);
+    }
+    return kept;
   }
 
   /** The files that the manager has kept, or new ones. Throws RefusedError. */

@@ -54,6 +54,8 @@ export const HEADER = {
   name: 64,
   /** SHA-256 of what the backing swap is, zeros without one. */
   backing: 96,
+  /** What the device was initialised with, for a process that is not told: text, NUL padded. */
+  settings: 128,
   gauges: 2048,
   latencies: 3072,
 } as const;
@@ -63,6 +65,7 @@ export const STORE_VERSION = 3;
 export const STORE_UUID_BYTES = 16;
 export const STORE_NAME_BYTES = 32;
 export const STORE_BACKING_BYTES = 32;
+export const STORE_SETTINGS_BYTES = 1920;
 
 export const STORE_DIRTY = 1;
 export const STORE_CLEAN = 2;
@@ -74,6 +77,7 @@ export const FIGURES_BYTES = 2 * PAGE_BYTES;
 
 assert(COUNTER_COUNT <= COUNTER_ROW, 'a thread has a counter of each kind');
 assert(SHARDS_MAX * COUNTER_ROW * 8 <= PAGE_BYTES, "all threads' counters are one page");
+assert(HEADER.settings + STORE_SETTINGS_BYTES <= HEADER.gauges, 'settings end before gauges');
 assert(HEADER.gauges + ARENA_GAUGE.COUNT * 8 <= HEADER.latencies, 'gauges end before latencies');
 assert(HEADER.latencies + LATENCY_COUNT * 8 <= PAGE_BYTES, 'the header is one page');
 

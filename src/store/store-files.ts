@@ -10,7 +10,17 @@
  * (store-header.ts); without its magic the store was never complete, and is made anew.
  */
 
-import { closeSync, fstatSync, ftruncateSync, readSync, unlinkSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  readdirSync,
+  readSync,
+  unlinkSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { errnoText, RefusedError, SystemError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES } from '../base/units.ts';
@@ -27,6 +37,8 @@ import {
 } from '../memory/memory-file.ts';
 import { arenaPagesFor, type StoreShape, storeLayout } from './layout.ts';
 import { StoreHeader, type StoreIdentity } from './store-header.ts';
+
+const TABLE_SUFFIX = '.table';
 
 /** Plain data: descriptors are the process's. */
 export interface StoreFiles {
@@ -83,8 +95,35 @@ export function removeStoreFiles({ fd, arenaFd, directory }: StoreFiles, name: s
   if (isFileAt(table, fd)) unlinkSync(table);
 }
 
+/** Settings of the devices whose stores are in `directory`, by name; whoever has them. */
+export function keptSettings(directory: string): Map<string, string> {
+  const kept = new Map<string, string>();
+  for (const name of existsSync(directory) ? readdirSync(directory) : []) {
+    if (!name.endsWith(TABLE_SUFFIX)) continue;
+    const fd = openToLook(join(directory, name));
+    if (fd === undefined) continue;
+    try {
+      const header = completeHeader(fd);
+      if (header !== undefined) kept.set(header.name, header.settings);
+    } finally {
+      closeSync(fd);
+    }
+  }
+  return kept;
+}
+
+/** Undefined: gone, or none of ours. */
+function openToLook(path: string): number | undefined {
+  try {
+    return openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch {
+    return undefined;
+  }
+}
+
 function pathsOf(directory: string, name: string): { table: string; arena: string } {
-  return { table: join(directory, `${name}.table`), arena: join(directory, `${name}.arena`) };
+  const arena = join(directory, `${name}.arena`);
+  return { table: join(directory, `${name}${TABLE_SUFFIX}`), arena };
 }
 
 function takeUp(

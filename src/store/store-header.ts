@@ -16,6 +16,7 @@ import {
   STORE_CLEAN,
   STORE_DIRTY,
   STORE_NAME_BYTES,
+  STORE_SETTINGS_BYTES,
   STORE_UUID_BYTES,
   STORE_VERSION,
 } from './layout.ts';
@@ -101,6 +102,20 @@ export class StoreHeader {
   get name(): string {
     const bytes = this.#bytes.subarray(HEADER.name, HEADER.name + STORE_NAME_BYTES);
     return Buffer.from(bytes).toString('latin1').replace(/\0.*$/s, '');
+  }
+
+  /** What the device was initialised with; empty: nobody has said. */
+  get settings(): string {
+    const bytes = this.#bytes.subarray(HEADER.settings, HEADER.settings + STORE_SETTINGS_BYTES);
+    return Buffer.from(bytes).toString('utf8').replace(/\0.*$/s, '');
+  }
+
+  /** Text that is too long is not kept. */
+  set settings(text: string) {
+    const bytes = Buffer.from(text);
+    const at = HEADER.settings;
+    this.#bytes.fill(0, at, at + STORE_SETTINGS_BYTES);
+    if (bytes.length < STORE_SETTINGS_BYTES) this.#bytes.set(bytes, at);
   }
 
   /** The same as long as the content goes on. */

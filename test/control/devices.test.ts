@@ -1,6 +1,6 @@
 /** Many devices in one daemon, as their operator and their guests see them; the built programs. */
 
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { DeviceStatus } from '../../src/control/protocol.ts';
 import type { AttachedDriver } from '../driver/daemon.ts';
@@ -223,7 +223,7 @@ describe.skipIf(!isBuilt)('many devices', () => {
     expect(devices.map(({ statistics }) => statistics!.num_reads)).toEqual(new Array(32).fill(39));
   });
 
-  it('are found again after a kill, with a store directory, when they are initialised again', async () => {
+  it('are there again after a kill, with a store directory: those that were added, too', async () => {
     const folder = makeFolder();
     const store = mkdtempSync('/dev/shm/rz-test-');
     cleanUps.push(() => rmSync(store, { recursive: true }));
@@ -231,7 +231,9 @@ describe.skipIf(!isBuilt)('many devices', () => {
     const first = await ManyDaemon.start(args, undefined, folder);
     const client = await first.client();
     await client.call('init', { device: 'ramzswap0' });
-    const guest = first.attach('ramzswap0');
+    await client.call('add', { device: 'web', settings: { 'num-queues': 3 } });
+    await client.call('init', { device: 'web', settings: { disksize: '5M' } });
+    const guest = first.attach('web');
     run(guest, write(5, noise(5)));
     client.close();
     guest.close();
@@ -239,8 +241,17 @@ describe.skipIf(!isBuilt)('many devices', () => {
     await first.child;
     const again = await start(args, undefined, folder);
     const next = await clientOf(again);
-    await next.call('init', { device: 'ramzswap0' });
-    expect(run(attach(again, 'ramzswap0'), read(5, 1))).toMatchObject({ data: noise(5) });
+    const devices = await next.call<DeviceStatus[]>('devices');
+    expect(devices.map(({ device, statistics }) => [device, statistics?.disksize])).toEqual([
+      ['ramzswap0', 8 << 20],
+      ['web', 5 << 20],
+    ]);
+    const back = attach(again, 'web');
+    expect(run(back, read(5, 1))).toMatchObject({ data: noise(5) });
+    back.frontEnd.getBase(0);
+    // What is reset is nobody's: the next one finds nothing.
+    await next.call('reset', { device: 'web' });
+    expect(readdirSync(store).sort()).toEqual(['ramzswap0.arena', 'ramzswap0.table']);
   });
 
   it('end with the daemon: sockets go, status 0', async () => {

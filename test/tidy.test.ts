@@ -60,8 +60,8 @@ const FUNCTION_LINES_MAX = 70;
 const TESTED_ELSEWHERE: Record<string, string> = {
   'base/page-operation.ts': 'an interface: virtio-blk/pending.test.ts',
   'bin/ramzswapd.ts': 'device/daemon.test.ts',
-  'bin/rzscontrol.ts': 'device/daemon.test.ts',
-  'control/client.ts': 'device/daemon.test.ts',
+  'control/control-options.ts': 'bin/rzscontrol.test.ts',
+  'control/control-run.ts': 'bin/rzscontrol.test.ts',
   'control/device-options.ts': 'device/backing.test.ts',
   'control/figures.ts': 'a table that the compiler completes',
   'control/managed-device.ts': 'control/devices.test.ts',

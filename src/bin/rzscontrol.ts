@@ -1,106 +1,151 @@
 #!/usr/bin/env node
-/** rzscontrol: arguments and exit codes. What it prints is control/statistics-text.ts. */
+/**
+ * rzscontrol: arguments and exit codes. Its options are control/control-options.ts, what they ask of
+ * the daemon is control/control-orders.ts, what is printed control/control-run.ts and control/top.ts.
+ */
 
-import { Command, CommanderError } from 'commander';
+import { Command, CommanderError, Option } from 'commander';
 import { RefusedError, UsageError } from '../base/errors.ts';
 import { ControlClient } from '../control/client.ts';
+import { bashCompletion } from '../control/completion.ts';
+import {
+  CONTROL_COMMANDS,
+  CONTROL_OPTIONS,
+  type ControlOption,
+  type ControlOptionSpec,
+  optionFlags,
+  type Said,
+  TOP_OPTIONS,
+  type TopOption,
+} from '../control/control-options.ts';
+import { ordersOf } from '../control/control-orders.ts';
+import { runOrders } from '../control/control-run.ts';
 import { defaultControlPath } from '../control/paths.ts';
-import type { DeviceStatus } from '../control/protocol.ts';
-import { devicesTable, statisticsText } from '../control/statistics-text.ts';
 import { VERSION } from '../control/version.ts';
-import type { Statistics } from '../store/statistics.ts';
 
-interface Options {
-  stats?: boolean;
-  memlimit_kb?: string;
-  grow_kb?: string;
-  reset?: boolean;
-  json?: boolean;
-  controlPath: string;
-}
+/** Names of devices are wanted while somebody waits behind a tab key. */
+const NAMES_MILLIS_MAX = 1000;
+
+/** What holds behind `top` as well. */
+const OF_TOP_TOO: ReadonlySet<string> = new Set(['json', 'control-path', 'verbose']);
+
+const EXIT_REFUSED = 1;
+const EXIT_USAGE = 2;
+
+type Act<Option extends string> = (said: Said<Option>, device?: string) => Promise<void>;
 
 function command(): Command {
-  return new Command('rzscontrol')
-    .description('Shows what a ramzswap daemon holds, changes limits while guests run, resets')
-    .version(VERSION)
+  const { help, version, ...others } = CONTROL_OPTIONS;
+  const program = new Command('rzscontrol')
+    .description('Sets up, shows and changes the compressed swap disks of a ramzswap daemon')
+    .usage('[device] [options]')
     .argument('[device]', 'device name, such as ramzswap0; none: a table of all devices')
-    .option('-s, --stats', "the device's statistics")
-    .option(
-      '-m, --memlimit_kb <n>',
-      'from now on, compressed data in memory in kB; what is above it moves to the backing swap',
-    )
-    .option('-g, --grow_kb <n>', 'make the disk this large in kB, up to --max-disksize')
-    .option('-r, --reset', 'free all pages; refused while a front end has the queues running')
-    .option('--json', 'print JSON, with sizes in bytes')
-    .option('--control-path <path>', "the daemon's control socket", defaultControlPath())
+    .helpOption(optionFlags('help', help), help.help)
+    .helpCommand(false)
     .addHelpText('after', '\nExit status: 0 done, 1 refused (the reason is on stderr), 2 usage.')
     .configureOutput({
       outputError: (text, write) => write(text.replace(/^error: /, 'rzscontrol: ')),
     })
     .exitOverride();
+  addOptions(program, others);
+  program.version(VERSION, optionFlags('version', version), version.help);
+  program.action((device: string | undefined) => control(saidIn(program, others), device));
+  const top = program
+    .command('top')
+    .description(CONTROL_COMMANDS.top)
+    .helpOption(optionFlags('help', help), help.help)
+    .addHelpText('after', '\n--control-path and --json hold here too: one object a line.');
+  addOptions(top, TOP_OPTIONS);
+  top.action(() => showTop(saidIn(program, others), saidIn(top, TOP_OPTIONS)));
+  return program;
 }
 
-async function run(device: string | undefined, options: Options): Promise<string> {
-  const changes = wantedChanges(options);
-  if (device !== undefined && options.stats !== true && changes.length === 0) {
-    throw new UsageError(
-      `what about ${device}? expected --stats, --reset, --memlimit_kb or --grow_kb`,
-    );
+function addOptions(command: Command, specs: Readonly<Record<string, ControlOptionSpec>>): void {
+  for (const [name, spec] of Object.entries(specs)) {
+    const fallback = spec.fallback?.replaceAll('`', '');
+    const help = fallback === undefined ? spec.help : `${spec.help} (default: ${fallback})`;
+    const option = new Option(optionFlags(name, spec), help);
+    if (spec.choices !== undefined) option.choices(spec.choices);
+    command.addOption(option);
   }
-  if (device === undefined && changes.length > 0) {
-    throw new UsageError(`${changes[0]!.option}: expected a device name`);
-  }
-  const client = await ControlClient.connect(options.controlPath);
+}
+
+/** By the table's names: commander has names of its own for those with hyphens. */
+function saidIn<Name extends string>(
+  command: Command,
+  specs: Readonly<Record<Name, ControlOptionSpec>>,
+): Said<Name> {
+  const said = command.options.flatMap((option) => {
+    const name = option.name();
+    const value: unknown = command.getOptionValue(option.attributeName());
+    return name in specs && value !== undefined ? [[name, value]] : [];
+  });
+  return Object.fromEntries(said) as Said<Name>;
+}
+
+const control: Act<ControlOption> = async (said, device) => {
+  const controlPath = pathIn(said);
+  if (said.completion === 'bash') return print(bashCompletion());
+  if (said.completion === 'devices') return printNames(controlPath);
+  const orders = ordersOf(device, said);
+  const tell = (line: string) => {
+    if (said.verbose === true) process.stderr.write(`rzscontrol: ${line}\n`);
+  };
+  const client = await ControlClient.connect(controlPath);
+  tell(`connected to ${controlPath}`);
   try {
-    if (device === undefined) {
-      const devices = await client.call<DeviceStatus[]>('devices');
-      return options.json ? JSON.stringify(devices, null, 2) : devicesTable(devices);
-    }
-    for (const { method, params } of changes) await client.call(method, { device, ...params });
-    if (options.stats !== true) return '';
-    const statistics = await client.call<Statistics>('statistics', { device });
-    return options.json ? JSON.stringify(statistics, null, 2) : statisticsText(statistics);
+    const { text, refused } = await runOrders(client, orders, { json: said.json === true, tell });
+    if (text !== '') print(text);
+    if (refused.length > 0) throw new RefusedError(refused.join('\nrzscontrol: '));
   } finally {
     client.close();
   }
+};
+
+async function showTop(said: Said<ControlOption>, how: Said<TopOption>): Promise<void> {
+  const other = Object.keys(said).find((option) => !OF_TOP_TOO.has(option));
+  if (other !== undefined) throw new UsageError(`top: expected no --${other} with it`);
+  const { runTop, topWishes } = await import('../control/top.ts');
+  const wishes = topWishes(how, { json: said.json === true, isTerminal: isTerminal() });
+  await runTop(pathIn(said), wishes);
 }
 
-interface Change {
-  readonly option: string;
-  readonly method: string;
-  readonly params: object;
+function isTerminal(): boolean {
+  return process.stdout.isTTY === true && process.env.TERM !== 'dumb';
 }
 
-/** In the order in which they are made. */
-function wantedChanges({ reset, memlimit_kb, grow_kb }: Options): Change[] {
-  const changes: [string, string, string | undefined][] = [
-    ['--memlimit_kb', 'setMemlimit', memlimit_kb],
-    ['--grow_kb', 'grow', grow_kb],
-  ];
-  const sized = changes.flatMap(([option, method, text]) =>
-    text === undefined ? [] : [{ option, method, params: { bytes: parseKilobytes(text, option) } }],
-  );
-  const first = reset === true ? [{ option: '--reset', method: 'reset', params: {} }] : [];
-  return [...first, ...sized];
+function pathIn(said: Said<ControlOption>): string {
+  const path = said['control-path'];
+  return typeof path === 'string' ? path : defaultControlPath();
 }
 
-function parseKilobytes(text: string, option: string): number {
-  const count = /^\d+$/.test(text) ? Number(text) : 0;
-  if (count === 0 || !Number.isSafeInteger(count * 1024)) {
-    throw new UsageError(`${option}: expected a number of kB, got '${text}'`);
+/** One a line. Nobody wants to read of failures in the middle of what they type. */
+async function printNames(controlPath: string): Promise<void> {
+  setTimeout(() => process.exit(0), NAMES_MILLIS_MAX).unref();
+  try {
+    const client = await ControlClient.connect(controlPath);
+    const devices = await client.call('devices');
+    client.close();
+    if (devices.length > 0) print(devices.map(({ device }) => device).join('\n'));
+  } catch (error) {
+    if (!(error instanceof RefusedError)) throw error;
   }
-  return count * 1024;
 }
 
-async function main(): Promise<void> {
-  const parsed = command().parse();
-  const text = await run(parsed.args[0], parsed.opts<Options>());
-  if (text !== '') process.stdout.write(`${text}\n`);
+function print(text: string): void {
+  process.stdout.write(text.endsWith('\n') ? text : `${text}\n`);
 }
 
-main().catch((error: unknown) => {
-  if (error instanceof CommanderError) process.exit(error.exitCode === 0 ? 0 : 2);
-  const isKnown = error instanceof UsageError || error instanceof RefusedError;
-  process.stderr.write(`rzscontrol: ${isKnown ? error.message : (error as Error).stack}\n`);
-  process.exit(error instanceof UsageError ? 2 : 1);
+// Whoever read it has seen enough: rzscontrol | head.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  process.exit(error.code === 'EPIPE' ? 0 : EXIT_REFUSED);
 });
+
+command()
+  .parseAsync()
+  .catch((error: unknown) => {
+    if (error instanceof CommanderError) process.exit(error.exitCode === 0 ? 0 : EXIT_USAGE);
+    const isKnown = error instanceof UsageError || error instanceof RefusedError;
+    process.stderr.write(`rzscontrol: ${isKnown ? error.message : (error as Error).stack}\n`);
+    process.exit(error instanceof UsageError ? EXIT_USAGE : EXIT_REFUSED);
+  });

@@ -1,11 +1,11 @@
 /** Statistics as people read them. */
 
 import { describe, expect, it } from 'vitest';
-import type { DeviceStatus } from '../../src/control/protocol.ts';
-import { devicesTable, statisticsText } from '../../src/control/statistics-text.ts';
+import { daemonText, devicesText, statisticsText } from '../../src/control/statistics-text.ts';
 import { LATENCY_COUNT } from '../../src/store/layout.ts';
 import { COUNTER, COUNTER_COUNT, readStatistics } from '../../src/store/statistics.ts';
 import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
+import { daemonStatus, deviceStatus } from '../driver/control-stand-in.ts';
 
 function sample(
   backingSwapName: string | null = null,
@@ -73,24 +73,68 @@ describe('statisticsText', () => {
   });
 });
 
-const status = (known: Partial<DeviceStatus>): DeviceStatus => ({
-  device: 'ramzswap0',
-  state: 'initialised',
-  connected: false,
-  socket: null,
-  thread: 0,
-  statistics: null,
-  share: null,
-  ...known,
+describe('devicesText', () => {
+  const active = { state: 'active', connected: true } as const;
+
+  it('has a row for each device with what it holds and costs', () => {
+    const failed = { ...sample(), failed_reads: 2, failed_writes: 3, mem_used_total: 0 };
+    const [titles, ...rows] = devicesText(
+      [
+        deviceStatus('ramzswap0', { ...active, statistics: sample() }),
+        deviceStatus('ramzswap1', { state: 'initialised', statistics: failed }),
+        deviceStatus('ramzswap2', { connected: true }),
+      ],
+      null,
+    ).split('\n');
+    expect(titles!.trimEnd().split(/ {2,}/)).toEqual([
+      ...['device', 'state', 'front end', 'disk', 'stored', 'compressed', 'memory', 'ratio'],
+      'failed',
+    ]);
+    expect(rows.map((row) => row.trim().split(/ {2,}/))).toEqual([
+      ['ramzswap0', 'active', 'connected', '512 MiB', '32 KiB', '9.8 KiB', '16 KiB', '2.00', '0'],
+      ['ramzswap1', 'initialised', '-', '512 MiB', '32 KiB', '9.8 KiB', '0 B', '-', '5'],
+      ['ramzswap2', 'uninitialised', 'connected', '-', '-', '-', '-', '-', '-'],
+    ]);
+  });
+
+  it('is plain text whose columns stay where they are, whatever the figures', () => {
+    const small = deviceStatus('ramzswap0', { ...active, statistics: sample() });
+    const large = deviceStatus('ramzswap0', {
+      state: 'uninitialised',
+      statistics: {
+        ...sample(),
+        disksize: 1023.9 * 2 ** 30,
+        mem_used_total: 4096,
+        failed_reads: 999_999,
+      },
+    });
+    const [first, second] = [small, large].map((device) => devicesText([device], null).split('\n'));
+    expect(first![0]).toBe(second![0]);
+    expect(first![1]!.length).toBe(second![1]!.length);
+    expect([...first!, ...second!].join('')).toMatch(/^[ -~]+$/);
+  });
+
+  it('says what the daemon has promised of its budget, if it has one', () => {
+    const budget = { limit: 4 * 2 ** 30, committed: 2 ** 30 };
+    expect(devicesText([deviceStatus('ramzswap0')], budget)).toMatch(
+      /\n\nbudget: 1 GiB of 4 GiB committed$/,
+    );
+    expect(devicesText([], null)).toBe('no devices');
+  });
 });
 
-describe('devicesTable', () => {
-  it('has a row for each device with what it holds and costs', () => {
-    const table = devicesTable([
-      status({ device: 'ramzswap0', connected: true, statistics: sample() }),
-      status({ device: 'ramzswap1', statistics: { ...sample(), mem_used_total: 0 } }),
+describe('daemonText', () => {
+  it('has the labels of statistics, and the budget where there is one', () => {
+    expect(daemonText(daemonStatus()).split('\n')).toEqual([
+      'Version: 0.1.0',
+      'Process: 4711',
+      'Uptime: 3725 s',
+      'Threads: 2',
     ]);
-    expect(table).toMatch(/ramzswap0.*connected.*512 MiB.*32 KiB.*9\.8 KiB.*16 KiB.*2\.00/);
-    expect(table).toMatch(/ramzswap1.* - .*0 B.*-/);
+    const budget = { limit: 2 ** 20, committed: 4096 };
+    expect(daemonText(daemonStatus({ budget })).split('\n').slice(-2)).toEqual([
+      'Budget: 1024 kB',
+      'BudgetCommitted: 4 kB',
+    ]);
   });
 });

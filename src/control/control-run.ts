@@ -1,0 +1,110 @@
+/**
+ * Carries out what control-orders.ts has decided, and says in text or JSON what is to be printed.
+ * bin/rzscontrol.ts prints it.
+ */
+
+import { RefusedError } from '../base/errors.ts';
+import { type ControlClient, NoDaemonError } from './client.ts';
+import type { ControlCall, Orders } from './control-orders.ts';
+import { nearName } from './near-name.ts';
+import { daemonText, devicesText, statisticsText } from './statistics-text.ts';
+
+export interface Manner {
+  readonly json: boolean;
+  /** Told of each call and what has become of it. */
+  readonly tell: (line: string) => void;
+}
+
+export interface Outcome {
+  /** For standard output; empty: nothing. */
+  readonly text: string;
+  /** What was refused although other things were done. */
+  readonly refused: readonly string[];
+}
+
+/** Rejects with RefusedError at the first order that is refused: those after it are not given. */
+export async function runOrders(
+  client: ControlClient,
+  orders: Orders,
+  manner: Manner,
+): Promise<Outcome> {
+  for (const call of orders.calls) await order(client, call, manner);
+  return show(client, orders, manner);
+}
+
+async function order(client: ControlClient, call: ControlCall, { tell }: Manner): Promise<void> {
+  const { device, ...more } = call.params as { device: string; settings?: object };
+  const said = Object.entries({ ...more, ...more.settings })
+    .filter(([name]) => name !== 'settings')
+    .map(([name, value]) => ` ${name}=${value}`);
+  const what = `${device}: ${call.method}${said.join('')}`;
+  try {
+    const result = await client.call<unknown>(call.method, call.params);
+    tell(`${what}: ${outcomeText(result)}`);
+  } catch (error) {
+    tell(`${what}: refused`);
+    throw await withNearName(client, device, error as Error);
+  }
+}
+
+/** What has become of an order: the state that the device is in, the size that it has, or just that. */
+function outcomeText(result: unknown): string {
+  if (typeof result === 'number') return `${result} bytes`;
+  const state = (result as { state?: unknown } | null)?.state;
+  return typeof state === 'string' ? state : 'done';
+}
+
+async function show(
+  client: ControlClient,
+  { shows, device = '' }: Orders,
+  { json, tell }: Manner,
+): Promise<Outcome> {
+  const printed = (value: unknown, text: string): Outcome => ({
+    text: json ? JSON.stringify(value, null, 2) : text,
+    refused: [],
+  });
+  switch (shows) {
+    case 'nothing':
+      return { text: '', refused: [] };
+    case 'devices': {
+      const devices = await client.call('devices');
+      // For the line about the budget; in JSON it is --daemon's.
+      return json
+        ? printed(devices, '')
+        : printed(devices, devicesText(devices, await budget(client)));
+    }
+    case 'statistics': {
+      const statistics = await client.call('statistics', { device }).catch(async (error: Error) => {
+        throw await withNearName(client, device, error);
+      });
+      return printed(statistics, statisticsText(statistics));
+    }
+    case 'daemon': {
+      const daemon = await client.call('daemon');
+      return printed(daemon, daemonText(daemon));
+    }
+    case 'schema':
+      return { text: JSON.stringify(await client.discover(), null, 2), refused: [] };
+    case 'reload': {
+      const result = await client.call('reload');
+      tell(`reload: ${result.done.length} done, ${result.refused.length} refused`);
+      return { ...printed(result, result.done.join('\n')), refused: result.refused };
+    }
+  }
+}
+
+async function budget(client: ControlClient) {
+  return (await client.call('daemon')).budget;
+}
+
+/** If the reason is that there is no such device: which may have been meant. */
+async function withNearName(client: ControlClient, device: string, error: Error): Promise<Error> {
+  if (error instanceof NoDaemonError || !(error instanceof RefusedError)) return error;
+  const devices = await client.call('devices').catch(() => undefined);
+  const names = devices?.map((status) => status.device) ?? [];
+  if (devices === undefined || names.includes(device)) return error;
+  const near = nearName(device, names);
+  const had = names.length === 0 ? 'has none' : `has ${names.join(', ')}`;
+  const meant = near === undefined ? '' : `; did you mean ${near}?`;
+  return new RefusedError(`no device '${device}': this daemon ${had}${meant}`);
+}

@@ -104,7 +104,5 @@ async function withNearName(client: ControlClient, device: string, error: Error)
   const names = devices?.map((status) => status.device) ?? [];
   if (devices === undefined || names.includes(device)) return error;
   const near = nearName(device, names);
-  const had = names.length === 0 ? 'has none' : `has ${names.join(', ')}`;
-  const meant = near === undefined ? '' : `; did you mean ${near}?`;
-  return new RefusedError(`no device '${device}': this daemon ${had}${meant}`);
+  return near === undefined ? error : new RefusedError(`${error.message}; did you mean ${near}?`);
 }

@@ -73,15 +73,27 @@ function secondsIn(text: string): number {
 
 /** Ends when it was told to; rejects with RefusedError when the daemon is not there at the start. */
 export async function runTop(controlPath: string, wishes: TopWishes): Promise<void> {
-  const client = await ControlClient.connect(controlPath);
-  if (wishes.frames !== undefined) return printFrames(client, wishes.frames, wishes);
-  await new LiveTop(client, wishes).run();
+  const first = await takeSample(controlPath);
+  if (wishes.frames !== undefined) return printFrames(controlPath, first, wishes.frames, wishes);
+  await new LiveTop(controlPath, first, wishes).run();
 }
 
-/** All figures of now. */
-export async function takeSample(client: ControlClient): Promise<Sample> {
-  const [daemon, devices] = await Promise.all([client.call('daemon'), client.call('devices')]);
-  return { millis: performance.now(), daemon, devices };
+/**
+ * All figures of now, by a connection of its own: one that is silent for long is cut off, and another
+ * daemon may be there the next time. `onClient` may close it before the answer.
+ */
+export async function takeSample(
+  controlPath: string,
+  onClient = (_: ControlClient) => {},
+): Promise<Sample> {
+  const client = await ControlClient.connect(controlPath);
+  try {
+    onClient(client);
+    const [daemon, devices] = await Promise.all([client.call('daemon'), client.call('devices')]);
+    return { millis: performance.now(), daemon, devices };
+  } finally {
+    client.close();
+  }
 }
 
 export function viewOf(
@@ -96,22 +108,19 @@ export function viewOf(
 
 /** Each frame is about the interval before it. */
 async function printFrames(
-  client: ControlClient,
+  controlPath: string,
+  first: Sample,
   frames: number,
   { intervalMillis, sort, json }: TopWishes,
 ): Promise<void> {
-  try {
-    let before = await takeSample(client);
-    for (let frame = 0; frame < frames; frame++) {
-      await new Promise((resolve) => setTimeout(resolve, intervalMillis));
-      const sample = await takeSample(client);
-      const view = viewOf(before, sample, sort);
-      const text = json ? JSON.stringify(topObject(sample, view.rows)) : topText(view);
-      process.stdout.write(`${frame > 0 && !json ? '\n' : ''}${text}\n`);
-      before = sample;
-    }
-  } finally {
-    client.close();
+  let before = first;
+  for (let frame = 0; frame < frames; frame++) {
+    await new Promise((resolve) => setTimeout(resolve, intervalMillis));
+    const sample = await takeSample(controlPath);
+    const view = viewOf(before, sample, sort);
+    const text = json ? JSON.stringify(topObject(sample, view.rows)) : topText(view);
+    process.stdout.write(`${frame > 0 && !json ? '\n' : ''}${text}\n`);
+    before = sample;
   }
 }
 
@@ -129,20 +138,21 @@ class LiveTop {
   readonly #path: string;
   readonly #intervalMillis: number;
   readonly #terminal: Terminal;
+  /** Of the last look, which may still wait for its answer. */
   #client: ControlClient | undefined;
   #sort: SortKey;
   #offset = 0;
   #before: Sample | undefined;
+  /** Undefined: there are no figures, for this reason. */
   #sample: Sample | undefined;
-  /** Why there are no figures. */
   #reason = '';
   #isEnded = false;
   /** Ends the pause between two looks. */
   #wake = () => {};
 
-  constructor(client: ControlClient, { intervalMillis, sort }: TopWishes) {
-    this.#client = client;
-    this.#path = client.path;
+  constructor(controlPath: string, first: Sample, { intervalMillis, sort }: TopWishes) {
+    this.#path = controlPath;
+    this.#sample = first;
     this.#intervalMillis = intervalMillis;
     this.#sort = sort;
     this.#terminal = new Terminal(process.stdin, process.stdout, {
@@ -157,13 +167,12 @@ class LiveTop {
     this.#terminal.open();
     try {
       while (!this.#isEnded) {
-        await this.#look();
         this.#draw();
         await this.#pause();
+        if (!this.#isEnded) await this.#look();
       }
     } finally {
       this.#terminal.close();
-      this.#client?.close();
       for (const signal of ENDING_SIGNALS) process.off(signal, this.#end);
     }
   }
@@ -178,12 +187,11 @@ class LiveTop {
   /** A daemon that is not there may come again; whatever else is refused ends it. */
   async #look(): Promise<void> {
     try {
-      this.#client ??= await ControlClient.connect(this.#path);
-      const sample = await takeSample(this.#client);
+      const sample = await takeSample(this.#path, (client) => {
+        this.#client = client;
+      });
       [this.#before, this.#sample] = [this.#sample, sample];
     } catch (error) {
-      this.#client?.close();
-      this.#client = undefined;
       if (this.#isEnded) return;
       if (!(error instanceof NoDaemonError)) throw error;
       [this.#before, this.#sample] = [undefined, undefined];
@@ -192,7 +200,6 @@ class LiveTop {
   }
 
   #pause(): Promise<void> {
-    if (this.#isEnded) return Promise.resolve();
     return new Promise((resolve) => {
       const timer = setTimeout(resolve, this.#intervalMillis);
       this.#wake = () => {
@@ -206,7 +213,7 @@ class LiveTop {
     if (this.#isEnded) return;
     const { size } = this.#terminal;
     if (this.#sample === undefined) {
-      if (this.#reason !== '') this.#terminal.draw(waitingFrame(this.#reason, size));
+      this.#terminal.draw(waitingFrame(this.#reason, size));
       return;
     }
     const view = viewOf(this.#before, this.#sample, this.#sort, this.#offset);

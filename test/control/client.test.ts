@@ -52,7 +52,7 @@ describe('ControlClient', () => {
     expectTypeOf(devices).toEqualTypeOf<readonly DeviceStatus[]>();
     expect(devices).toEqual([deviceStatus('ramzswap0')]);
     expect(await client.call('grow', { device: 'ramzswap0', bytes: 8192 })).toBe(8192);
-    expect(await client.discover()).toEqual({ openrpc: '1.3.2', methods: [] });
+    expect(await client.discover()).toMatchObject({ openrpc: '1.3.2' });
   });
 
   it("rejects with the daemon's reason", async () => {

@@ -105,7 +105,7 @@ describe.skipIf(!isBuilt)('top without a terminal', () => {
     await until(() => daemon.calls.length > 4, 'calls', WAIT_MILLIS);
     daemon.stop();
     expect(await running).toMatchObject({ exitCode: 1 });
-    expect((await running).stderr).toMatch(/^rzscontrol: control socket .*: the daemon closed/);
+    expect((await running).stderr).toMatch(/^rzscontrol: control socket /);
     expect(await run()).toMatchObject({
       exitCode: 1,
       stderr: expect.stringMatching(/no such socket/),

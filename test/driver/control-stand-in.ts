@@ -64,7 +64,10 @@ export class ControlStandIn {
         return answer(params as OfDevice);
       },
     ]);
-    this.#server = serveControl(listenUnix(this.path), Object.fromEntries(methods));
+    this.#server = serveControl(
+      listenUnix(this.path),
+      Object.fromEntries(methods) as Parameters<typeof serveControl>[1],
+    );
     this.#server.on('connection', (socket) => {
       this.#connections.add(socket);
       socket.once('close', () => this.#connections.delete(socket));
@@ -127,7 +130,8 @@ export class ControlStandIn {
 
   #find(device: string): DeviceStatus {
     const found = this.devices.find((status) => status.device === device);
-    if (found === undefined) throw new RefusedError(`no device '${device}'`);
-    return found;
+    if (found !== undefined) return found;
+    const there = this.devices.map((status) => status.device).join(', ') || 'none';
+    throw new RefusedError(`no device '${device}': this daemon has ${there}`);
   }
 }

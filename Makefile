@@ -2,7 +2,7 @@
 # (installed when root, named with the command that installs them when not), the guest's kernel.
 
 TSX := node --import tsx
-BUILD_INPUTS := $(shell find src -name '*.ts' -not -name '*.d.ts') src/lzo-wasm/asconfig.json \
+BUILD_INPUTS := $(shell find src scripts/manual -name '*.ts' -not -name '*.d.ts') src/lzo-wasm/asconfig.json \
 	tsconfig.json tsconfig.build.json package.json
 
 # Where "make install" puts things, and a folder to put in front of that: for packages.

@@ -53,6 +53,7 @@ const TOOLS = {
   losetup: program('losetup', 'mount'),
   'mkfs.ext4': program('mkfs.ext4', 'e2fsprogs'),
   filefrag: program('filefrag', 'e2fsprogs'),
+  groff: program('groff', 'groff-base'),
   'mkfs.xfs': program('mkfs.xfs', 'xfsprogs'),
   'mkfs.btrfs': program('mkfs.btrfs', 'btrfs-progs'),
 } as const satisfies Record<string, Tool>;
@@ -90,7 +91,7 @@ const SANDBOX = ['setpriv', 'prlimit', 'unshare', 'strace', 'systemd-analyze'] a
 /** What each target of the Makefile needs. */
 const PROFILES = {
   demo: AMD64_GUEST,
-  check: [...JUDGES, 'xxhsum', ...DISKS, ...SANDBOX, 'qemu-storage-daemon', 'file'],
+  check: [...JUDGES, 'xxhsum', ...DISKS, ...SANDBOX, 'qemu-storage-daemon', 'file', 'groff'],
   test: [...ALL_GUESTS, ...DISKS, 'qemu-img'],
   bench: ['gcc', ...JUDGES, 'fio', 'mkswap', 'qemu-storage-daemon'],
   'bench-guest': [...AMD64_GUEST, 'qemu-storage-daemon'],

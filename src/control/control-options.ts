@@ -15,7 +15,7 @@ export interface ControlOptionSpec extends OptionSpec {
 
 /** The words that are no devices. */
 export const CONTROL_COMMANDS = {
-  top: 'what devices do, shown live: rates, latencies, memory',
+  top: 'what devices do, live: rates, latencies, memory',
 } as const;
 
 export const CONTROL_OPTIONS = {
@@ -163,9 +163,13 @@ export const TOP_OPTIONS = {
     kind: 'count',
     argument: '<n>',
     help: 'end after that many frames of plain text',
-    fallback: '1 where the output is no terminal; without end with --batch',
+    fallback: '1 where the output is no terminal; without end with `--batch`',
   },
-  once: { kind: 'flag', help: 'one frame of plain text: --batch -n 1' },
+  once: {
+    kind: 'flag',
+    help: 'one frame of plain text: --batch -n 1',
+    details: 'one frame of plain text: `--batch -n 1`',
+  },
 } as const satisfies Record<string, ControlOptionSpec>;
 
 export type ControlOption = keyof typeof CONTROL_OPTIONS;

@@ -1,0 +1,27 @@
+/**
+ * Makes what is made from the option tables and goes with the programs: manual pages (dist/man) and
+ * the shell's completion (dist/completion). The last step of `npm run build`. The prose of a page is in
+ * the file of its name here.
+ */
+
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { bashCompletion } from '../../src/control/completion.ts';
+import { VERSION } from '../../src/control/version.ts';
+import { RAMZSWAPD } from './ramzswapd.ts';
+import { roffPage } from './roff.ts';
+import { RZSCONTROL } from './rzscontrol.ts';
+
+const DIST = fileURLToPath(new URL('../../dist', import.meta.url));
+
+/** Every page that there is. */
+const PAGES = [RZSCONTROL, RAMZSWAPD];
+
+function write(folder: string, name: string, text: string): void {
+  mkdirSync(join(DIST, folder), { recursive: true });
+  writeFileSync(join(DIST, folder, name), text);
+}
+
+for (const page of PAGES) write('man', `${page.name}.${page.section}`, roffPage(page, VERSION));
+write('completion', 'rzscontrol', bashCompletion());

@@ -125,7 +125,7 @@ describe.skipIf(!isBuilt)('many devices', () => {
       "disksize: expected a size such as 512M or 2G, got '12Q'",
     );
     await expect(init({ memlimit: '1M' })).rejects.toThrow('expected backing-swap with it');
-    await expect(call('nothing', {})).rejects.toThrow('Method not found');
+    await expect(call('nothing', {})).rejects.toThrow("'nothing' is unknown there");
     await expect(call('reload', {})).rejects.toThrow('started without --config');
   });
 

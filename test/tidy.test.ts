@@ -69,7 +69,6 @@ const TESTED_ELSEWHERE: Record<string, string> = {
   'control/options.ts': 'control/plan.test.ts',
   'control/protocol.ts': 'types; lines: fuzz/control.ts',
   'control/schema.ts': 'control/devices.test.ts',
-  'control/sockets.ts': 'control/devices.test.ts',
   'control/daemon.ts': 'device/daemon.test.ts',
   'control/paths.ts': 'device/daemon.test.ts',
   'control/server.ts': 'device/daemon.test.ts',

@@ -47,6 +47,11 @@ const TOOLS = {
   strace: program('strace', 'strace'),
   'systemd-analyze': program('systemd-analyze', 'systemd'),
   xxhsum: program('xxhsum', 'xxhash'),
+  // Prometheus' parser in Python: the judge of the metrics.
+  'prometheus-client': {
+    packages: ['python3-prometheus-client'],
+    present: () => existsSync('/usr/lib/python3/dist-packages/prometheus_client'),
+  },
   fio: program('fio', 'fio'),
   mkswap: program('mkswap', 'util-linux'),
   swapon: program('swapon', 'mount'),
@@ -91,7 +96,16 @@ const SANDBOX = ['setpriv', 'prlimit', 'unshare', 'strace', 'systemd-analyze'] a
 /** What each target of the Makefile needs. */
 const PROFILES = {
   demo: AMD64_GUEST,
-  check: [...JUDGES, 'xxhsum', ...DISKS, ...SANDBOX, 'qemu-storage-daemon', 'file', 'groff'],
+  check: [
+    ...JUDGES,
+    'prometheus-client',
+    'xxhsum',
+    ...DISKS,
+    ...SANDBOX,
+    'qemu-storage-daemon',
+    'file',
+    'groff',
+  ],
   test: [...ALL_GUESTS, ...DISKS, 'qemu-img'],
   bench: ['gcc', ...JUDGES, 'fio', 'mkswap', 'qemu-storage-daemon'],
   'bench-guest': [...AMD64_GUEST, 'qemu-storage-daemon'],

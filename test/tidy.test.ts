@@ -48,6 +48,7 @@ const PACKAGE_HOME: Record<string, readonly string[]> = {
   zod: ['control'],
   commander: ['bin'],
   'cli-table3': ['control'],
+  'prom-client': ['control'],
   'node:worker_threads': ['device'],
 };
 

@@ -1,6 +1,7 @@
 /**
- * What each figure of a device means: for the control protocol's schema, and for metrics. Sizes are
- * bytes; a histogram counts by power-of-two microseconds (store/statistics.ts).
+ * What each figure of a device means: for the control protocol's schema (schema.ts), and what it is
+ * called and counted in as a metric (metrics.ts). Sizes are bytes; a histogram counts by power-of-two
+ * microseconds (store/statistics.ts).
  */
 
 import type { Statistics } from '../store/statistics.ts';
@@ -9,37 +10,138 @@ export interface Figure {
   /** counter: only grows while the device stays initialised; gauge: goes both ways. */
   readonly kind: 'counter' | 'gauge' | 'histogram' | 'text';
   readonly help: string;
+  /**
+   * Its name for Prometheus, behind `ramzswap_`: base units, `_total` for counters, ratios instead of
+   * percent. Null: it is told with another metric.
+   */
+  readonly metric: string | null;
+  /** Of the metric, where that is in another unit than the figure. */
+  readonly factor?: number;
+  /** Of a histogram: the figure that is the sum of all it counts, in microseconds. */
+  readonly sum?: keyof Statistics;
 }
+
+const PERCENT = 1 / 100;
 
 /** In the order of `rzscontrol --json`. */
 export const FIGURES: { readonly [Name in keyof Statistics]: Figure } = {
-  backing_swap_name: { kind: 'text', help: 'path of the backing swap; null: none' },
-  memlimit: { kind: 'gauge', help: 'limit on compressed bytes in memory (with a backing swap)' },
-  disksize: { kind: 'gauge', help: 'uncompressed capacity' },
-  num_reads: { kind: 'counter', help: 'pages read, failed ones included' },
-  num_writes: { kind: 'counter', help: 'pages written, failed ones included' },
-  failed_reads: { kind: 'counter', help: 'pages that could not be read' },
-  failed_writes: { kind: 'counter', help: 'pages that could not be written; the guest keeps them' },
-  invalid_io: { kind: 'counter', help: 'requests beyond the end or not aligned' },
-  notify_free: { kind: 'counter', help: 'pages freed by the guest (discard)' },
-  pages_zero: { kind: 'gauge', help: 'zero pages, which cost no memory' },
-  pages_same: { kind: 'gauge', help: 'pages of one repeated byte, which cost no memory' },
-  good_compress_pct: { kind: 'gauge', help: 'percent of stored pages at half their size or less' },
-  pages_expand_pct: { kind: 'gauge', help: 'percent of stored pages kept as they are' },
-  pages_stored: { kind: 'gauge', help: 'pages in memory, zero and same ones not counted' },
-  pages_used: { kind: 'gauge', help: 'host pages in use for them' },
-  orig_data_size: { kind: 'gauge', help: 'uncompressed size of stored pages' },
-  compr_data_size: { kind: 'gauge', help: 'compressed size of stored pages' },
-  mem_used_total: { kind: 'gauge', help: 'host memory in use for stored pages' },
-  bdev_num_reads: { kind: 'counter', help: 'pages read from the backing swap' },
-  bdev_num_writes: { kind: 'counter', help: 'pages written to the backing swap' },
-  pages_on_backing: { kind: 'gauge', help: 'pages on the backing swap' },
-  pages_lost: { kind: 'gauge', help: 'pages that read as errors until they are written again' },
-  pages_moved_out: { kind: 'counter', help: 'pages moved from memory to the backing swap' },
-  bdev_read_latency: { kind: 'histogram', help: 'reads of the backing swap by duration' },
-  bdev_write_latency: { kind: 'histogram', help: 'writes of the backing swap by duration' },
-  requests_read: { kind: 'counter', help: 'read requests' },
-  requests_write: { kind: 'counter', help: 'write requests' },
-  requests_discard: { kind: 'counter', help: 'discard and write-zeroes requests' },
-  requests_other: { kind: 'counter', help: 'flushes, identity and unknown requests' },
+  backing_swap_name: { kind: 'text', help: 'path of the backing swap; null: none', metric: null },
+  memlimit: {
+    kind: 'gauge',
+    help: 'limit on compressed bytes in memory (with a backing swap)',
+    metric: 'compressed_limit_bytes',
+  },
+  disksize: { kind: 'gauge', help: 'uncompressed capacity', metric: 'disk_size_bytes' },
+  num_reads: {
+    kind: 'counter',
+    help: 'pages read, failed ones included',
+    metric: 'pages_read_total',
+  },
+  num_writes: {
+    kind: 'counter',
+    help: 'pages written, failed ones included',
+    metric: 'pages_written_total',
+  },
+  failed_reads: {
+    kind: 'counter',
+    help: 'pages that could not be read',
+    metric: 'pages_read_failed_total',
+  },
+  failed_writes: {
+    kind: 'counter',
+    help: 'pages that could not be written; the guest keeps them',
+    metric: 'pages_written_failed_total',
+  },
+  invalid_io: {
+    kind: 'counter',
+    help: 'requests beyond the end or not aligned',
+    metric: 'invalid_requests_total',
+  },
+  notify_free: {
+    kind: 'counter',
+    help: 'pages freed by the guest (discard)',
+    metric: 'pages_discarded_total',
+  },
+  pages_zero: { kind: 'gauge', help: 'zero pages, which cost no memory', metric: 'zero_pages' },
+  pages_same: {
+    kind: 'gauge',
+    help: 'pages of one repeated byte, which cost no memory',
+    metric: 'same_filled_pages',
+  },
+  good_compress_pct: {
+    kind: 'gauge',
+    help: 'how many of the stored pages are at half their size or less',
+    metric: 'good_compression_ratio',
+    factor: PERCENT,
+  },
+  pages_expand_pct: {
+    kind: 'gauge',
+    help: 'how many of the stored pages are kept as they are',
+    metric: 'incompressible_ratio',
+    factor: PERCENT,
+  },
+  pages_stored: {
+    kind: 'gauge',
+    help: 'pages in memory, zero and same ones not counted',
+    metric: 'stored_pages',
+  },
+  pages_used: { kind: 'gauge', help: 'host pages in use for them', metric: 'memory_used_pages' },
+  orig_data_size: {
+    kind: 'gauge',
+    help: 'uncompressed size of stored pages',
+    metric: 'original_bytes',
+  },
+  compr_data_size: {
+    kind: 'gauge',
+    help: 'compressed size of stored pages',
+    metric: 'compressed_bytes',
+  },
+  mem_used_total: {
+    kind: 'gauge',
+    help: 'host memory in use for stored pages',
+    metric: 'memory_used_bytes',
+  },
+  bdev_num_reads: {
+    kind: 'counter',
+    help: 'pages read from the backing swap',
+    metric: 'backing_pages_read_total',
+  },
+  bdev_num_writes: {
+    kind: 'counter',
+    help: 'pages written to the backing swap',
+    metric: 'backing_pages_written_total',
+  },
+  pages_on_backing: { kind: 'gauge', help: 'pages on the backing swap', metric: 'backing_pages' },
+  pages_lost: {
+    kind: 'gauge',
+    help: 'pages that read as errors until they are written again',
+    metric: 'lost_pages',
+  },
+  pages_moved_out: {
+    kind: 'counter',
+    help: 'pages moved from memory to the backing swap',
+    metric: 'pages_moved_out_total',
+  },
+  bdev_read_latency: {
+    kind: 'histogram',
+    help: 'reads of the backing swap by duration',
+    metric: 'backing_read_seconds',
+  },
+  bdev_write_latency: {
+    kind: 'histogram',
+    help: 'writes of the backing swap by duration',
+    metric: 'backing_write_seconds',
+  },
+  requests_read: { kind: 'counter', help: 'read requests', metric: 'read_requests_total' },
+  requests_write: { kind: 'counter', help: 'write requests', metric: 'write_requests_total' },
+  requests_discard: {
+    kind: 'counter',
+    help: 'discard and write-zeroes requests',
+    metric: 'discard_requests_total',
+  },
+  requests_other: {
+    kind: 'counter',
+    help: 'flushes, identity and unknown requests',
+    metric: 'other_requests_total',
+  },
 };

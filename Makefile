@@ -3,7 +3,7 @@
 
 TSX := node --import tsx
 BUILD_INPUTS := $(shell find src scripts/manual -name '*.ts' -not -name '*.d.ts') src/lzo-wasm/asconfig.json \
-	tsconfig.json tsconfig.build.json package.json
+	src/control/status-page.html tsconfig.json tsconfig.build.json package.json
 
 # Where "make install" puts things, and a folder to put in front of that: for packages.
 PREFIX ?= /usr/local

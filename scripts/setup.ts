@@ -52,6 +52,8 @@ const TOOLS = {
     packages: ['python3-prometheus-client'],
     present: () => existsSync('/usr/lib/python3/dist-packages/prometheus_client'),
   },
+  // Its own fonts are none.
+  chromium: { packages: ['chromium', 'fonts-liberation'], present: () => findProgram('chromium') },
   fio: program('fio', 'fio'),
   mkswap: program('mkswap', 'util-linux'),
   swapon: program('swapon', 'mount'),
@@ -106,7 +108,7 @@ const PROFILES = {
     'file',
     'groff',
   ],
-  test: [...ALL_GUESTS, ...DISKS, 'qemu-img'],
+  test: [...ALL_GUESTS, ...DISKS, 'qemu-img', 'chromium'],
   bench: ['gcc', ...JUDGES, 'fio', 'mkswap', 'qemu-storage-daemon'],
   'bench-guest': [...AMD64_GUEST, 'qemu-storage-daemon'],
 } as const satisfies Record<string, readonly ToolName[]>;

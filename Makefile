@@ -30,6 +30,7 @@ check: build ## types, lint, format and the tests that need no guest
 	npx tsc -p tsconfig.json
 	npx biome check --error-on-warnings .
 	@$(TSX) scripts/setup.ts check
+	@$(TSX) scripts/promtool.ts
 	npx vitest run --project unit
 
 bench-guest: build ## in guests: swap on our disk beside its rivals, stale slots

@@ -22,6 +22,7 @@ import { keptSettings } from '../store/store-files.ts';
 import { Devices } from './devices.ts';
 import type { ManagedDevice } from './managed-device.ts';
 import { controlMethods, type DaemonActions, faultMethods } from './methods.ts';
+import type { MetricsServer } from './metrics-server.ts';
 import { checkedSettings, checkName, type DeviceSettings } from './options.ts';
 import { type DaemonPlan, type GivenSettings, makePlan, merged } from './plan.ts';
 import type { DaemonStatus, ReloadResult } from './protocol.ts';
@@ -70,6 +71,7 @@ class Daemon implements DaemonActions {
   /** Devices that the configuration file has asked for. */
   readonly #fromFile = new Set<string>();
   #control: ListeningSocket | undefined;
+  #metrics: MetricsServer | undefined;
   #reloading: Promise<unknown> = Promise.resolve();
   /** Another process is about to have the device, or not. */
   #handingOver: Promise<unknown> | undefined;
@@ -125,11 +127,13 @@ class Daemon implements DaemonActions {
         if (isInitialised) await device.init();
       }
       if (this.#plan.frontEnd.kind === 'directory') await this.#findDevices();
+      await this.#openMetrics();
       this.#openControl();
       for (const device of this.#devices.all) device.listen(this.#openSocket(device.name));
     } catch (error) {
       for (const device of this.#devices.all) device.removeSocket();
       this.#control?.remove();
+      this.#metrics?.close();
       // The process could not end while they wait in the kernel.
       await this.#devices.stop(STOP_MILLIS_MAX);
       for (const device of this.#devices.all) device.abandonNewStore();
@@ -183,6 +187,19 @@ class Daemon implements DaemonActions {
     serveControl(fd, controlMethods(this.#devices, this), extra);
   }
 
+  /** Its libraries are loaded where it is asked for. */
+  async #openMetrics(): Promise<void> {
+    const { metrics } = this.#plan;
+    if (metrics === undefined) return;
+    const { serveMetrics } = await import('./metrics-server.ts');
+    const source = {
+      daemon: () => this.status(),
+      devices: () => this.#devices.all.map((device) => device.status),
+    };
+    this.#metrics = await serveMetrics(metrics, source);
+    this.#log.info(`metrics at ${this.#metrics.address}`);
+  }
+
   stop(why: string): void {
     void this.#stop(why);
   }
@@ -193,6 +210,7 @@ class Daemon implements DaemonActions {
     this.#tell('STOPPING=1');
     this.#log.info(`ending: ${why}`);
     this.#control?.remove();
+    this.#metrics?.close();
     for (const device of this.#devices.all) device.removeSocket();
     await this.#devices.stop(STOP_MILLIS_MAX);
     for (const device of this.#devices.all) device.end();
@@ -328,6 +346,8 @@ class Daemon implements DaemonActions {
       await this.#prepare(taking, device);
       await taking.commit();
       this.#goOn(taking.state, device);
+      // The guest is served: nothing else may end this process now.
+      await this.#openMetrics().catch((error: Error) => this.#log.error(error.message));
     } catch (error) {
       await this.#devices.stop(STOP_MILLIS_MAX);
       throw error;

@@ -1,8 +1,8 @@
 /**
  * The control socket's server: answers JSON-RPC requests of several clients, whose parameters are
- * checked against the methods' schemas. A client that sends nonsense, is silent for long, does not read
- * its answers, or sends too long a line or too many at once is cut off; devices are served by other
- * threads and never notice.
+ * checked against the methods' schemas. A client that sends nonsense, does not read its answers, or sends
+ * too long a line is cut off; when there are too many, who has been silent for longest makes room.
+ * Devices are served by other threads and never notice.
  */
 
 import { createServer, type Server, type Socket } from 'node:net';
@@ -31,8 +31,6 @@ export type MethodTable = {
 export type ExtraMethods = Readonly<Record<string, (params: unknown) => unknown>>;
 
 const CLIENTS_MAX = 64;
-/** Who says nothing for so long makes room for others. */
-const SILENCE_MILLIS_MAX = 60_000;
 /** Requests of one client that have no answer yet. */
 const UNANSWERED_MAX = 64;
 
@@ -44,13 +42,26 @@ export function serveControl(
 ): Server {
   // Loaded with the first client: schemas cost memory and time.
   let rpc: Promise<JSONRPCServer> | undefined;
+  /** In the order in which they last said something. */
+  const clients = new Set<Socket>();
   const server = createServer((socket) => {
     rpc ??= makeRpc(methods, extra);
+    const [silent] = clients;
+    if (silent !== undefined && clients.size >= CLIENTS_MAX) {
+      clients.delete(silent);
+      silent.destroy();
+    }
+    const isHeard = () => {
+      clients.delete(socket);
+      clients.add(socket);
+    };
+    isHeard();
+    socket.on('data', isHeard);
+    socket.on('close', () => clients.delete(socket));
     serveClient(socket, rpc);
   });
   // An accept that failed is one client's loss, not the daemon's.
   server.on('error', () => {});
-  server.maxConnections = CLIENTS_MAX;
   server.listen({ fd: listenFd });
   return server;
 }
@@ -87,9 +98,6 @@ async function carriedOut(method: Method, params: unknown): Promise<unknown> {
 function serveClient(socket: Socket, rpc: Promise<JSONRPCServer>): void {
   let unanswered = 0;
   socket.setEncoding('utf8');
-  socket.setTimeout(SILENCE_MILLIS_MAX, () => {
-    if (unanswered === 0) socket.destroy();
-  });
   // A client that vanishes is its own business.
   socket.on('error', () => socket.destroy());
   const answer = async (line: string) => {

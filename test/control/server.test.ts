@@ -1,0 +1,94 @@
+/** The control socket's server: what a client can and cannot do to it. */
+
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { afterEach, describe, expect, it } from 'vitest';
+import { ControlClient } from '../../src/control/client.ts';
+import type { DeviceStatus } from '../../src/control/protocol.ts';
+import { METHODS } from '../../src/control/schema.ts';
+import { serveControl } from '../../src/control/server.ts';
+import { listenUnix } from '../../src/native/socket.ts';
+import { until } from '../driver/daemon.ts';
+import { makeFolder } from '../driver/sockets.ts';
+
+const CLIENTS_MAX = 64;
+
+const cleanUps: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
+});
+
+function serve(devices: () => readonly DeviceStatus[] | Promise<DeviceStatus[]> = () => []) {
+  const folder = makeFolder();
+  cleanUps.push(folder.remove);
+  const path = join(folder.path, 'control');
+  const server = serveControl(listenUnix(path), { devices });
+  cleanUps.push(() => server.close());
+  return path;
+}
+
+async function raw(path: string): Promise<Socket> {
+  const socket = connect(path);
+  socket.on('error', () => {});
+  cleanUps.push(() => socket.destroy());
+  await once(socket, 'connect');
+  return socket;
+}
+
+async function good(path: string): Promise<ControlClient> {
+  const client = await ControlClient.connect(path);
+  cleanUps.push(() => client.close());
+  return client;
+}
+
+describe('the control server', () => {
+  it('makes room for a new client: who has been silent for longest goes', async () => {
+    const path = serve();
+    const first = await good(path);
+    const hanging: Socket[] = [];
+    for (let i = 0; i < CLIENTS_MAX - 1; i++) hanging.push(await raw(path));
+    // It has said something since the others came.
+    expect(await first.call('devices', {})).toEqual([]);
+    const more = await good(path);
+    expect(await more.call('devices', {})).toEqual([]);
+    expect(await first.call('devices', {})).toEqual([]);
+    await until(() => hanging[0]!.destroyed, 'the first silent one', 2000);
+    expect(hanging.filter(({ destroyed }) => destroyed)).toHaveLength(1);
+  });
+
+  it('does not read on while a client has many requests without an answer', async () => {
+    let asked = 0;
+    const answers: (() => void)[] = [];
+    const path = serve(() => {
+      asked++;
+      return new Promise((resolve) => answers.push(() => resolve([])));
+    });
+    const flooding = await raw(path);
+    const request = `${JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'devices', params: {} })}\n`;
+    flooding.write(request.repeat(100_000));
+    await until(() => asked >= 64, 'requests', 5000);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    // What one read of the socket brings, at most.
+    expect(asked).toBeLessThan(2000);
+    for (const answer of answers.splice(0)) answer();
+    await until(() => answers.length > 0, 'more of them', 5000);
+    flooding.destroy();
+  });
+
+  it('tells all its methods with their schemas', async () => {
+    const client = await good(serve());
+    const document = (await client.call('rpc.discover' as 'daemon', {})) as unknown as {
+      openrpc: string;
+      methods: { name: string; params: { name: string; required: boolean; schema: object }[] }[];
+    };
+    expect(document.openrpc).toMatch(/^1\./);
+    expect(document.methods.map(({ name }) => name)).toEqual(Object.keys(METHODS));
+    const init = document.methods.find(({ name }) => name === 'init');
+    expect(init?.params.map(({ name, required }) => [name, required])).toEqual([
+      ['device', true],
+      ['settings', false],
+    ]);
+    expect(JSON.stringify(init?.params[1]?.schema)).toContain('"pool-limit"');
+  });
+});

@@ -46,6 +46,11 @@ const TOOLS = {
   unshare: program('unshare', 'util-linux'),
   strace: program('strace', 'strace'),
   'systemd-analyze': program('systemd-analyze', 'systemd'),
+  libvirtd: {
+    packages: ['libvirt-daemon', 'libvirt-daemon-driver-qemu'],
+    present: () => findProgram('libvirtd'),
+  },
+  virsh: program('virsh', 'libvirt-clients'),
   xxhsum: program('xxhsum', 'xxhash'),
   // Prometheus' parser in Python: the judge of the metrics.
   'prometheus-client': {
@@ -95,6 +100,9 @@ const DISKS = [
 /** What the daemon's privileges are taken away with, and who judges its unit. */
 const SANDBOX = ['setpriv', 'prlimit', 'unshare', 'strace', 'systemd-analyze'] as const;
 
+/** The daemon and the client alone: no service is started with them. */
+const LIBVIRT = ['libvirtd', 'virsh'] as const;
+
 /** What each target of the Makefile needs. */
 const PROFILES = {
   demo: AMD64_GUEST,
@@ -108,7 +116,7 @@ const PROFILES = {
     'file',
     'groff',
   ],
-  test: [...ALL_GUESTS, ...DISKS, 'qemu-img', 'chromium'],
+  test: [...ALL_GUESTS, ...DISKS, 'qemu-img', 'chromium', ...LIBVIRT],
   bench: ['gcc', ...JUDGES, 'fio', 'mkswap', 'qemu-storage-daemon'],
   'bench-guest': [...AMD64_GUEST, 'qemu-storage-daemon'],
 } as const satisfies Record<string, readonly ToolName[]>;

@@ -9,6 +9,7 @@ import { RefusedError } from '../../src/base/errors.ts';
 import { ControlClient, NoDaemonError } from '../../src/control/client.ts';
 import type { DeviceStatus } from '../../src/control/protocol.ts';
 import { ControlStandIn, deviceStatus } from '../driver/control-stand-in.ts';
+import { sleep } from '../driver/daemon.ts';
 import { makeFolder } from '../driver/sockets.ts';
 
 const cleanUps: (() => unknown)[] = [];
@@ -80,7 +81,11 @@ describe('ControlClient', () => {
     await expect
       .poll(() => other.call('devices').catch((error: Error) => error.message))
       .toMatch(/control: the daemon closed the connection$/);
+    // Nothing more comes of its socket that could end a call.
+    await sleep(50);
+    const asked = performance.now();
     await expect(other.call('devices')).rejects.toThrow(NoDaemonError);
+    expect(performance.now() - asked).toBeLessThan(1000);
   });
 
   it.each(['nonsense\n', '3\n', 'null\n', '"'.repeat(2 ** 20 + 1)])(

@@ -102,10 +102,8 @@ describe('devicesText', () => {
     const large = deviceStatus('ramzswap0', {
       state: 'uninitialised',
       statistics: {
-        ...sample(),
-        disksize: 1023.9 * 2 ** 30,
-        mem_used_total: 4096,
-        failed_reads: 999_999,
+        ...{ ...sample(), disksize: 1023.9 * 2 ** 30, orig_data_size: 1000.1 * 2 ** 30 },
+        ...{ compr_data_size: 400.1 * 2 ** 30, mem_used_total: 2 ** 31, failed_reads: 999_999 },
       },
     });
     const [first, second] = [small, large].map((device) => devicesText([device], null).split('\n'));

@@ -117,14 +117,24 @@ const ENTER = '\x1b[?1049h';
 const LEAVE = '\x1b[?1049l';
 const HOME = '\x1b[H';
 
+interface Around {
+  readonly args?: readonly string[];
+  /** Lines of the shell, before top and behind it. */
+  readonly before?: readonly string[];
+  readonly after?: readonly string[];
+}
+
 describe.skipIf(!isBuilt)('top on a terminal', () => {
+  const note = (name: string) => `stty -a > ${join(folder.path, name)}`;
+  const modes = (name: string) => readFileSync(join(folder.path, name), 'utf8');
+
   /** A shell on a terminal of 80 columns and 12 rows, which notes the terminal's modes around top. */
-  function onTerminal(...args: string[]) {
+  function onTerminal({ args = [], before = [], after = [] }: Around = {}) {
     const program = [process.execPath, ...top('--interval', '0.2', ...args)].join(' ');
     const command = `sh -c 'echo $$ > ${join(folder.path, 'pid')}; exec ${program}'`;
-    const note = (name: string) => `stty -a > ${join(folder.path, name)}`;
     const lines = [
-      ...['stty rows 12 cols 80', note('before'), command, 'echo status=$?', note('after')],
+      ...['stty rows 12 cols 80', note('before'), ...before],
+      ...[command, ...after, 'echo status=$?', note('after')],
     ];
     const child = execa('script', ['-qec', lines.join('; '), '/dev/null'], {
       ...{ reject: false, timeout: WAIT_MILLIS, env: { TERM: 'xterm', SHELL: '/bin/sh' } },
@@ -145,7 +155,6 @@ describe.skipIf(!isBuilt)('top on a terminal', () => {
           WAIT_MILLIS,
         ),
       pid: () => Number(readFileSync(join(folder.path, 'pid'), 'utf8')),
-      modes: (name: string) => readFileSync(join(folder.path, name), 'utf8'),
     };
   }
 
@@ -156,8 +165,8 @@ describe.skipIf(!isBuilt)('top on a terminal', () => {
     await terminal.child;
     const output = terminal.output();
     expect(output).toMatch(/status=0/);
-    expect(terminal.modes('after')).toBe(terminal.modes('before'));
-    expect(terminal.modes('before')).toMatch(/ icanon/);
+    expect(modes('after')).toBe(modes('before'));
+    expect(modes('before')).toMatch(/ icanon/);
     // Another screen, left once; the cursor and line wrap are back.
     expect(output.split(ENTER)).toHaveLength(2);
     expect(output.split(LEAVE)).toHaveLength(2);
@@ -183,24 +192,34 @@ describe.skipIf(!isBuilt)('top on a terminal', () => {
     await terminal.child;
     expect(terminal.output()).toMatch(/status=0/);
     expect(terminal.output().split(LEAVE)).toHaveLength(2);
-    expect(terminal.modes('after')).toBe(terminal.modes('before'));
+    expect(modes('after')).toBe(modes('before'));
   });
 
-  it('gives the terminal back while it is stopped, and goes on', async () => {
-    const terminal = onTerminal();
+  it('gives the terminal back while Ctrl-Z has it stopped, and goes on', async () => {
+    // The shell makes jobs: what is stopped comes back to it.
+    const terminal = onTerminal({ after: [note('stopped'), 'fg'], before: ['set -m'] });
     await terminal.shows('ramzswap0');
-    const pid = terminal.pid();
-    const state = () => /^State:\s+(\w)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
-    // Nobody is there to continue it, so the kernel does not stop it for Ctrl-Z: but it was left.
     terminal.press('\x1a');
-    await until(() => terminal.output().split(LEAVE).length === 2, 'leaving', WAIT_MILLIS);
-    if (state() === 'T') process.kill(pid, 'SIGCONT');
-    await until(() => terminal.output().split(ENTER).length >= 3, 'entering again', WAIT_MILLIS);
+    await until(() => existsSync(join(folder.path, 'stopped')), 'stopping', WAIT_MILLIS);
+    await until(() => terminal.output().split(ENTER).length === 3, 'entering again', WAIT_MILLIS);
     await terminal.shows('ramzswap0', terminal.output().lastIndexOf(ENTER));
     terminal.press('q');
     await terminal.child;
     expect(terminal.output()).toMatch(/status=0/);
-    expect(terminal.modes('after')).toBe(terminal.modes('before'));
+    expect(terminal.output().split(LEAVE)).toHaveLength(3);
+    for (const name of ['stopped', 'after']) expect(modes(name)).toBe(modes('before'));
+  });
+
+  it('goes on at once where nobody could continue it', async () => {
+    const terminal = onTerminal();
+    await terminal.shows('ramzswap0');
+    terminal.press('\x1a');
+    await until(() => terminal.output().split(ENTER).length === 3, 'entering again', WAIT_MILLIS);
+    await terminal.shows('ramzswap0', terminal.output().lastIndexOf(ENTER));
+    terminal.press('q');
+    await terminal.child;
+    expect(terminal.output()).toMatch(/status=0/);
+    expect(modes('after')).toBe(modes('before'));
   });
 
   it('sorts and scrolls by keys, at once', async () => {
@@ -258,7 +277,7 @@ describe.skipIf(!isBuilt)('top on a terminal', () => {
   });
 
   it('prints plain text on a terminal that obeys nothing', async () => {
-    const terminal = onTerminal('--once');
+    const terminal = onTerminal({ args: ['--once'] });
     await terminal.child;
     expect(terminal.output()).not.toContain('\x1b');
   });

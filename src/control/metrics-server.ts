@@ -14,6 +14,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { type AddressInfo, isIPv4, type Socket } from 'node:net';
 import { resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { RefusedError, UsageError } from '../base/errors.ts';
 import { frontEndAccess, type ListeningSocket, openListeningSocket } from '../device/endpoint.ts';
 import { type MetricsFormat, type MetricsSource, metricsText } from './metrics.ts';
@@ -38,6 +39,7 @@ const ANSWER_MILLIS_MAX = 10_000;
 /** A status page comes every second; whoever comes every 15 may as well connect again. */
 const KEEP_ALIVE_MILLIS = 5000;
 const REQUESTS_PER_CONNECTION_MAX = 1000;
+const RETRY_MILLIS = 50;
 
 const EXAMPLE = 'expected 127.0.0.1:PORT, [::1]:PORT, localhost:PORT or the path of a Unix socket';
 
@@ -45,9 +47,32 @@ type Endpoint =
   | { readonly path: string }
   | { readonly host: string; readonly port: number; readonly name: string };
 
-/** Begins to serve at `where`; throws UsageError (what it says), RefusedError (in use) or SystemError. */
-export async function serveMetrics(where: string, source: MetricsSource): Promise<MetricsServer> {
+/**
+ * Begins to serve at `where`; throws UsageError (what it says), RefusedError (in use) or SystemError.
+ * `waitMillis`: how long another daemon, which is about to end, may still be there.
+ */
+export async function serveMetrics(
+  where: string,
+  source: MetricsSource,
+  waitMillis = 0,
+): Promise<MetricsServer> {
   const endpoint = parseEndpoint(where);
+  const deadline = performance.now() + waitMillis;
+  for (;;) {
+    try {
+      return await open(endpoint, where, source);
+    } catch (error) {
+      if (!(error instanceof RefusedError) || performance.now() >= deadline) throw error;
+    }
+    await sleep(RETRY_MILLIS);
+  }
+}
+
+async function open(
+  endpoint: Endpoint,
+  where: string,
+  source: MetricsSource,
+): Promise<MetricsServer> {
   const isUnix = 'path' in endpoint;
   const server = createServer(
     {

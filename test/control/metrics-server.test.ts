@@ -95,6 +95,22 @@ describe('where', () => {
     await expect(again).rejects.toThrow(/EADDRINUSE/);
   });
 
+  it('a port, or a path, that another daemon is about to leave is waited for', async () => {
+    const folder = makeFolder();
+    endings.push(folder.remove);
+    const [first, path] = [await serve(), join(folder.path, 'm.sock')];
+    const second = await serve(undefined, path);
+    const waiting = [new URL(first.address).host, path].map((where) =>
+      serveMetrics(where, new StatusSource(), 10_000),
+    );
+    await sleep(200);
+    first.close();
+    second.close();
+    for (const server of await Promise.all(waiting)) endings.push(() => server.close());
+    expect((await fetch(`${first.address}/healthz`)).status).toBe(200);
+    expect(existsSync(path)).toBe(true);
+  });
+
   it('a path in use is refused, a stale socket replaced, another file left', async () => {
     const folder = makeFolder();
     endings.push(folder.remove);

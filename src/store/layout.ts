@@ -25,6 +25,7 @@ import {
   PAGES_PER_BLOCK,
   SHARDS_MAX,
 } from '../xvmalloc/arena.ts';
+import type { BudgetTerms } from '../xvmalloc/budget-share.ts';
 import { Xvmalloc } from '../xvmalloc/xvmalloc.ts';
 import { COUNTER_COUNT, COUNTER_ROW } from './statistics.ts';
 
@@ -104,6 +105,8 @@ export interface StoreShape {
   readonly isLocked?: boolean;
   /** What is freed is zeroed at once. */
   readonly wipesOnFree?: boolean;
+  /** The device's share of the memory that all devices may have together. */
+  readonly budget?: BudgetTerms;
 }
 
 export interface StoreLayout {

@@ -8,6 +8,7 @@ import { lockBuffers, mapFileWindow, releaseWindow } from '../memory/memory-file
 import { LOCK_WORDS, SpinLock } from '../memory/spin-lock.ts';
 import { Arena } from '../xvmalloc/arena.ts';
 import { MappedArenaFile } from '../xvmalloc/arena-file.ts';
+import { BudgetShare } from '../xvmalloc/budget-share.ts';
 import { Xvmalloc } from '../xvmalloc/xvmalloc.ts';
 import {
   arenaState,
@@ -59,7 +60,7 @@ export function mapStore(shape: StoreShape, { fd, arenaFd }: StoreFiles): Mapped
 /** A store that exists, as thread `thread` has it. */
 export function joinStore(shared: SharedStore, thread: number): MappedStore {
   const { slots, hasBacking = false, threads = 1, isLocked = false } = shared;
-  const { wipesOnFree = false } = shared;
+  const { wipesOnFree = false, budget: terms } = shared;
   const layout = storeLayout(shared);
   const file = mapFileWindow(shared.fd, 0, layout.bytes);
   const { buffer } = file.memory;
@@ -67,7 +68,8 @@ export function joinStore(shared: SharedStore, thread: number): MappedStore {
   const { arenaPages } = layout;
   const arenaFile = new MappedArenaFile(shared.arenaFd, arenaPages);
   const state = arenaState(file, layout);
-  const arena = new Arena(arenaFile, arenaPages, state, isShared, wipesOnFree);
+  const budget = terms && new BudgetShare(terms);
+  const arena = new Arena(arenaFile, arenaPages, state, { isShared, wipesOnFree, budget });
   if (isLocked) lockStore(buffer, arena, threads);
   const stateWords = Xvmalloc.stateWords(arena.blocks, threads);
   const lists = new Int32Array(buffer, layout.lists, stateWords);

@@ -12,14 +12,14 @@
 
 import { randomBytes } from 'node:crypto';
 import { assert } from '../base/assert.ts';
-import { errnoText } from '../base/errors.ts';
 import { PAGE_DONE, PAGE_FAILED, type PageResult } from '../base/page-operation.ts';
 import { PAGE_BYTES } from '../base/units.ts';
 import { sooner } from '../base/wait.ts';
 import { codecModule, lzo1xWorstCase } from '../lzo-wasm/lzo1x.ts';
 import type { SpinLock } from '../memory/spin-lock.ts';
 import { copyWords } from '../memory/window.ts';
-import { type Arena, PAGES_PER_BLOCK } from '../xvmalloc/arena.ts';
+import type { Arena } from '../xvmalloc/arena.ts';
+import type { BudgetTerms } from '../xvmalloc/budget-share.ts';
 import {
   OBJECT_BYTES_MAX,
   pageOfPosition,
@@ -92,6 +92,8 @@ export interface PageStoreOptions {
   readonly isLocked?: boolean;
   /** Nothing of a page stays in the arena when it is freed, overwritten or moved. Default false. */
   readonly wipesOnFree?: boolean;
+  /** The device's share of the memory that all devices may have together. Default: no such limit. */
+  readonly budget?: BudgetTerms;
 }
 
 /** What is to be mapped for it. */
@@ -102,8 +104,10 @@ export function storeShape({
   threads = 1,
   isLocked = false,
   wipesOnFree = false,
+  budget,
 }: PageStoreOptions): StoreShape {
-  return { slots: slotsMax, hasBacking, threads, isLocked, wipesOnFree };
+  const shape = { slots: slotsMax, hasBacking, threads, isLocked, wipesOnFree };
+  return budget === undefined ? shape : { ...shape, budget };
 }
 
 /** What its header must say. */
@@ -117,12 +121,6 @@ function slotsOf({ slots }: PageStoreOptions, { row, table }: MappedStore): numb
   const grown = row[COUNTER.disksize]! / PAGE_BYTES;
   const isPossible = Number.isInteger(grown) && grown <= table.length;
   return isPossible ? Math.max(slots, grown) : slots;
-}
-
-/** Without a limit: all pages but the first, which is nobody's. */
-function limitArena(arena: Arena, poolLimitBytes: number | undefined): void {
-  const all = arena.blocks * PAGES_PER_BLOCK - 1;
-  arena.limitPages = poolLimitBytes === undefined ? all : Math.floor(poolLimitBytes / PAGE_BYTES);
 }
 
 /** What another thread needs to join a store: plain data. */
@@ -205,14 +203,15 @@ export class PageStore {
     const recovered = isWhole ? { damaged: 0 } : recoverStore(this.mapped);
     // Nobody goes on with a compaction that was under way.
     for (let block = 0; block < arena.blocks; block++) objects.readmit(block);
-    limitArena(arena, poolLimitBytes);
+    arena.limitTo(poolLimitBytes);
+    arena.countInBudget();
     header.open(threads);
     return recovered;
   }
 
   static #begin(options: PageStoreOptions, mapped: MappedStore, slots: number): PageStore {
     const { poolLimitBytes, incompressibleBytes = INCOMPRESSIBLE_BYTES, threads = 1 } = options;
-    limitArena(mapped.arena, poolLimitBytes);
+    mapped.arena.limitTo(poolLimitBytes);
     mapped.row[COUNTER.disksize] = slots * PAGE_BYTES;
     mapped.header.open(threads);
     return new PageStore({ slots, incompressibleBytes }, mapped, 0);
@@ -259,6 +258,11 @@ export class PageStore {
     assert(slots >= this.#slots && slots <= this.#table.length, 'a disk grows within its table');
     this.#slots = slots;
     if (this.#compaction !== undefined) this.#counters[COUNTER.disksize] = slots * PAGE_BYTES;
+  }
+
+  /** Sets PageStoreOptions.poolLimitBytes, for all threads; what is there already stays. */
+  set poolLimitBytes(bytes: number | undefined) {
+    this.#arena.limitTo(bytes);
   }
 
   /** This thread's event counters, for the layers above to count requests in. */
@@ -575,13 +579,6 @@ export class PageStore {
   reportMemory(): void {
     if (this.#isOutOfMemory) return;
     this.#isOutOfMemory = true;
-    const { usedPages, limitPages, lastErrno } = this.#arena;
-    if (usedPages + PAGES_PER_BLOCK > limitPages) {
-      const bytes = limitPages * PAGE_BYTES;
-      this.onTrouble(`memory limit of ${bytes} bytes reached; writes fail until pages are freed`);
-      return;
-    }
-    const why = lastErrno === 0 ? 'pages lie too scattered' : errnoText(lastErrno);
-    this.onTrouble(`no memory for more pages: ${why}; writes fail until some is free`);
+    this.onTrouble(`${this.#arena.refusal}; writes fail until pages are freed`);
   }
 }

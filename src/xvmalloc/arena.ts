@@ -21,14 +21,17 @@
  * back starts at the highest block: the arena stays dense at its low end.
  *
  * Several threads may use it, each by an object of its own over the same words: a lock is around
- * everything.
+ * everything. What is in use may be limited by itself, and by a budget that it shares with the arenas
+ * of other devices.
  */
 
 import { assert } from '../base/assert.ts';
-import { PAGE_BYTES } from '../base/units.ts';
+import { errnoText } from '../base/errors.ts';
+import { bytesToPages, PAGE_BYTES } from '../base/units.ts';
 import { SpinLock } from '../memory/spin-lock.ts';
 import { type ArenaFile, SEGMENT_PAGES_SHIFT } from './arena-file.ts';
 import { BitTree } from './bit-tree.ts';
+import type { BudgetShare } from './budget-share.ts';
 
 export const PAGES_PER_BLOCK = 16;
 export const BLOCK_BYTES = PAGES_PER_BLOCK * PAGE_BYTES;
@@ -77,6 +80,17 @@ export interface ArenaState {
   readonly gauges: Float64Array;
 }
 
+export interface ArenaOptions {
+  /** Several threads use it. */
+  readonly isShared?: boolean;
+  readonly wipesOnFree?: boolean;
+  /** This thread's object of the device's share. */
+  readonly budget?: BudgetShare | undefined;
+}
+
+/** What refused memory: the limit, the budget, or the system; or no block is free. */
+export type Refuser = 'limit' | 'budget' | 'memory';
+
 export class Arena {
   /** Word views of the segments, by segment number. */
   readonly segments: readonly Int32Array[];
@@ -84,6 +98,8 @@ export class Arena {
   readonly blocks: number;
   /** What is freed, a page or an object, is zeroed at once. */
   readonly wipesOnFree: boolean;
+  /** Undefined where it has none. */
+  readonly budget: BudgetShare | undefined;
 
   readonly #file: ArenaFile;
   readonly #pages: number;
@@ -96,6 +112,7 @@ export class Arena {
   readonly #gauges: Float64Array;
   /** Undefined where one thread alone uses the arena. */
   readonly #lock: SpinLock | undefined;
+  #refusedBy: Refuser = 'memory';
 
   /**
    * `file`: of `pages` × 4096 bytes, all holes; `state`: zeroed, or that of an arena which another
@@ -105,13 +122,13 @@ export class Arena {
     file: ArenaFile,
     pages: number,
     state: ArenaState,
-    isShared = false,
-    wipesOnFree = false,
+    { isShared = false, wipesOnFree = false, budget }: ArenaOptions = {},
   ) {
     assert(pages % PAGES_PER_BLOCK === 0 && pages <= ARENA_PAGES_MAX, 'an arena is whole blocks');
     this.blocks = pages / PAGES_PER_BLOCK;
     this.blockMap = state.blockMap;
     this.wipesOnFree = wipesOnFree;
+    this.budget = budget;
     this.#file = file;
     this.segments = file.segments;
     this.#pages = pages;
@@ -134,6 +151,7 @@ export class Arena {
   /** Makes zeroed state that of an empty arena. */
   begin(limitPages = this.#pages - 1): void {
     this.limitPages = limitPages;
+    this.budget?.hold(0);
     for (let block = 1; block < this.blocks; block++) this.#bare.add(block);
     // Page 0 counts as used for ever, and is reserved when its block is.
     this.blockMap[0] = BLOCK_RAW;
@@ -144,8 +162,8 @@ export class Arena {
   /**
    * Makes the state of whatever was there that of an arena in which `usedOf` says which pages of a
    * block are in use (a bit a page), by its owner in the block map: BLOCK_FREE where it says none.
-   * Everything else goes back to the system; there is no limit. 0, or the errno with which memory was
-   * refused for what is in use.
+   * Everything else goes back to the system; there is no limit, and the budget has to take what is in
+   * use. 0, or the errno with which memory was refused for that.
    */
   restore(usedOf: (block: number) => number): number {
     this.#shared.fill(0);
@@ -168,7 +186,13 @@ export class Arena {
       this.#count(isRaw ? ARENA_GAUGE.rawPages : ARENA_GAUGE.poolPages, count);
       this.#gauges[ARENA_GAUGE.reservedPages]! += popCount(used);
     }
+    this.countInBudget();
     return this.#settleFile();
+  }
+
+  /** The budget has to take what is in use: the state was another process's, and is this one's now. */
+  countInBudget(): void {
+    this.budget?.hold(this.usedPages);
   }
 
   /** Reserves in the file what is in use, gives back all else; in runs, many at a time. */
@@ -215,6 +239,12 @@ export class Arena {
     this.#shared[SHARED.limitPages] = pages;
   }
 
+  /** The same in bytes; undefined: all pages but the first, which is nobody's. */
+  limitTo(bytes: number | undefined): void {
+    const all = this.#pages - 1;
+    this.limitPages = bytes === undefined ? all : Math.min(all, bytesToPages(bytes));
+  }
+
   get usedPages(): number {
     return this.#shared[SHARED.usedPages]!;
   }
@@ -226,6 +256,24 @@ export class Arena {
   /** errno of the last refused reservation, 0 when memory was never refused. */
   get lastErrno(): number {
     return this.#shared[SHARED.lastErrno]!;
+  }
+
+  /** What refused this thread memory the last time. */
+  get refusedBy(): Refuser {
+    return this.#refusedBy;
+  }
+
+  /** That, for people. */
+  get refusal(): string {
+    if (this.#refusedBy === 'limit') {
+      return `memory limit of ${this.limitPages * PAGE_BYTES} bytes reached`;
+    }
+    if (this.#refusedBy === 'budget') {
+      const share = (this.budget?.sharePages ?? 0) * PAGE_BYTES;
+      return `the memory budget of all devices is used up, of which ${share} bytes are this one's`;
+    }
+    const why = this.lastErrno === 0 ? 'pages lie too scattered' : errnoText(this.lastErrno);
+    return `no memory for more pages: ${why}`;
   }
 
   /** Whether anybody wanted memory in vain since the last call, in whatever thread. */
@@ -258,6 +306,7 @@ export class Arena {
     if ((state & ~bit & BLOCK_FULL) === 0) this.blockMap[block] = BLOCK_FREE;
     this.#classify(block);
     this.#count(ARENA_GAUGE.rawPages, -1);
+    this.budget?.give(1);
     if (this.sparePages > SPARE_PAGES_MAX) this.#punchHighestSpare();
     this.#lock?.release();
   }
@@ -279,6 +328,7 @@ export class Arena {
     this.blockMap[block] = BLOCK_FREE;
     this.#classify(block);
     this.#count(ARENA_GAUGE.poolPages, -PAGES_PER_BLOCK);
+    this.budget?.give(PAGES_PER_BLOCK);
     if (this.sparePages > SPARE_PAGES_MAX) this.#punchHighestSpare();
     this.#lock?.release();
   }
@@ -310,12 +360,12 @@ export class Arena {
   }
 
   #takePage(): number {
-    if (this.usedPages >= this.limitPages) return 0;
+    if (!this.#admit(1)) return 0;
     let block = this.#slack.first();
     if (block < 0) {
       block = this.#holey.first();
       if (block < 0) block = this.#firstFree();
-      if (block < 0 || !this.#reserve(block)) return 0;
+      if (block < 0 || !this.#reserve(block)) return this.#forgo(1);
     }
     const state = this.#states[block]!;
     const spare = (state >>> 16) & ~state & BLOCK_FULL;
@@ -329,15 +379,30 @@ export class Arena {
   }
 
   #takeBlock(owner: number): number {
-    if (this.usedPages + PAGES_PER_BLOCK > this.limitPages) return 0;
+    if (!this.#admit(PAGES_PER_BLOCK)) return 0;
     const block = this.#firstFree();
-    if (block < 0 || !this.#reserve(block)) return 0;
+    if (block < 0 || !this.#reserve(block)) return this.#forgo(PAGES_PER_BLOCK);
     this.#states[block]! |= BLOCK_FULL;
     this.blockMap[block] = owner;
     this.#classify(block);
     this.#count(ARENA_GAUGE.poolPages, PAGES_PER_BLOCK);
     this.#noteLow(PAGES_PER_BLOCK);
     return block;
+  }
+
+  /** Whether so many pages more may be in use; then the budget has them as used. */
+  #admit(pages: number): boolean {
+    const isWithin = this.usedPages + pages <= this.limitPages;
+    if (isWithin && (this.budget === undefined || this.budget.take(pages))) return true;
+    this.#refusedBy = isWithin ? 'budget' : 'limit';
+    return false;
+  }
+
+  /** They may be, but there are none. */
+  #forgo(pages: number): 0 {
+    this.budget?.give(pages);
+    this.#refusedBy = 'memory';
+    return 0;
   }
 
   #firstFree(): number {

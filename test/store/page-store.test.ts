@@ -193,6 +193,20 @@ describe('the pool limit', () => {
     expect(bench.troubles).toHaveLength(2);
   });
 
+  it('changes at any time, and what is there already stays', () => {
+    const bench = new StoreBench({ slots: 16 });
+    for (let slot = 0; slot < 8; slot++) bench.write(slot, incompressible());
+    bench.store.poolLimitBytes = 6 * PAGE_BYTES;
+    expect(bench.write(8, incompressible())).toBe(false);
+    for (let slot = 0; slot < 3; slot++) bench.free(slot);
+    expect(bench.write(8, incompressible())).toBe(true);
+    expect(bench.write(9, incompressible())).toBe(false);
+    bench.store.poolLimitBytes = undefined;
+    expect(bench.write(9, incompressible())).toBe(true);
+    bench.compareAllSlots();
+    bench.compareStatistics();
+  });
+
   it('leaves pages that need no memory writable', () => {
     const bench = new StoreBench({ slots: 4, poolLimitBytes: PAGE_BYTES });
     bench.write(0, incompressible());

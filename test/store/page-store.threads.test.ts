@@ -6,24 +6,12 @@
 import { describe, expect, it } from 'vitest';
 import { readStatistics } from '../../src/store/statistics.ts';
 import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
-import { startThread } from '../driver/threads.ts';
 import { EMPTY } from '../models/named-pages.ts';
-import type { PartOrders } from '../models/part-thread.ts';
 import { SEED } from '../models/random.ts';
 import { impossibleReads, type Timed } from '../models/register.ts';
+import { runStoreThread, runStoreThreads } from '../models/run-store-threads.ts';
 import { StoreBench } from '../models/store-bench.ts';
-import { KIND, LOG_WORDS, type ThreadOrders } from '../models/store-thread.ts';
-
-async function runThread(
-  orders: ThreadOrders | PartOrders,
-  file = 'store-thread.ts',
-): Promise<void> {
-  const worker = startThread(new URL(`../models/${file}`, import.meta.url), orders);
-  return new Promise((resolve, reject) => {
-    worker.once('message', () => resolve());
-    worker.once('error', reject);
-  });
-}
+import { KIND, LOG_WORDS } from '../models/store-thread.ts';
 
 describe('several threads', () => {
   it.each([
@@ -31,19 +19,7 @@ describe('several threads', () => {
     [4, 40, 30_000],
   ])('%i of them at %i slots, %i operations each', async (threads, slots, operations) => {
     const bench = new StoreBench({ slots, threads });
-    const clock = new SharedArrayBuffer(8);
-    const logs = Array.from(
-      { length: threads },
-      () => new SharedArrayBuffer(operations * LOG_WORDS * 4),
-    );
-    await Promise.all(
-      logs.map((log, thread) =>
-        runThread({
-          ...{ share: bench.store.share, thread, slots, operations, clock, log },
-          seed: SEED,
-        }),
-      ),
-    );
+    const logs = await runStoreThreads(bench.store, { slots, threads, operations });
     const writes = Array.from({ length: slots }, (): Timed[] => []);
     const reads = Array.from({ length: slots }, (): Timed[] => []);
     for (const log of logs) {
@@ -86,7 +62,7 @@ describe('several threads', () => {
     const { share } = bench.store;
     await Promise.all(
       Array.from({ length: threads }, (_, thread) =>
-        runThread({ share, thread, slots, operations, ready, seed: SEED }, 'part-thread.ts'),
+        runStoreThread({ share, thread, slots, operations, ready, seed: SEED }, 'part-thread.ts'),
       ),
     );
     const statistics = readStatistics(null, bench.store.mapped);

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { AssertionError } from '../../src/base/assert.ts';
 import { closeFd } from '../../src/native/fd.ts';
+import { Budget } from '../../src/store/budget.ts';
 import {
   ARENA_GAUGE,
   ARENA_PAGES_MAX,
@@ -13,6 +14,7 @@ import {
   BLOCK_RAW,
 } from '../../src/xvmalloc/arena.ts';
 import { MappedArenaFile } from '../../src/xvmalloc/arena-file.ts';
+import { BudgetShare } from '../../src/xvmalloc/budget-share.ts';
 import {
   type ArenaHarness,
   emptyState,
@@ -64,7 +66,16 @@ function change({ arena }: ArenaHarness, model: ArenaModel, random: Random, grow
     const block = arena.allocateBlock(owner);
     expect(block).toBe(model.allocateBlock(owner, arena.limitPages));
     if (block !== 0) arena.segments[0]!.fill(block, block * 16384, (block + 1) * 16384);
-  } else if (action < 80 && model.raw.size > 0) {
+  } else if (action < 98) {
+    giveBack(arena, model, random, action);
+  } else {
+    arena.limitPages = random.rarely(2) ? 400 : random.below(400);
+  }
+}
+
+/** By `action`, below 98: a page or a block is freed, or memory goes back to the system. */
+function giveBack(arena: Arena, model: ArenaModel, random: Random, action: number): void {
+  if (action < 80 && model.raw.size > 0) {
     const page = random.pick([...model.raw]);
     model.freePage(page);
     arena.freePage(page);
@@ -74,11 +85,9 @@ function change({ arena }: ArenaHarness, model: ArenaModel, random: Random, grow
     arena.freeBlock(block);
   } else if (action < 96) {
     expect(arena.trim()).toBe(model.trim());
-  } else if (action < 98) {
+  } else {
     model.markTrimInterval();
     arena.markTrimInterval();
-  } else {
-    arena.limitPages = random.rarely(2) ? 400 : random.below(400);
   }
 }
 
@@ -185,12 +194,116 @@ describe('the limit', () => {
     });
   });
 
+  it('in bytes is whole pages, and none is all of the arena', () => {
+    withArena(64, ({ arena }) => {
+      arena.limitTo(3 * 4096 + 4095);
+      expect(arena.limitPages).toBe(3);
+      for (const bytes of [undefined, 2 ** 50]) {
+        arena.limitTo(bytes);
+        expect(arena.limitPages).toBe(63);
+      }
+    });
+  });
+
   it('may be given at construction', () => {
     const state = emptyState(32);
     withArena(32, ({ fd }) => {
       const arena = new Arena(new MappedArenaFile(fd, 32), 32, state);
       arena.begin(1);
       expect(allocateMany(arena, 2)).toEqual([1, 0]);
+    });
+  });
+});
+
+describe('a budget', () => {
+  /** Two devices, and an arena that is the first one's. */
+  function withBudget(
+    pages: number,
+    budgetPages: number,
+    use: (harness: ArenaHarness, budget: Budget, other: BudgetShare) => void,
+  ): void {
+    const budget = Budget.make(budgetPages * 4096);
+    const own = budget.add('own');
+    const other = new BudgetShare(budget.add('other').terms);
+    withArena(pages, ({ fd, state }) => {
+      state.words.fill(0);
+      const share = new BudgetShare(own.terms);
+      const arena = new Arena(new MappedArenaFile(fd, pages), pages, state, { budget: share });
+      arena.begin();
+      use({ arena, fd, state }, budget, other);
+    });
+  }
+
+  const ownFigures = (budget: Budget) => budget.figures().devices[0]!;
+  const usedBy = (budget: Budget) => ownFigures(budget).usedBytes / 4096;
+
+  it('has what the arena uses, after every random change', () => {
+    replayable((random) => {
+      withBudget(400, 500, (harness, budget, other) => {
+        const { arena } = harness;
+        const model = new ArenaModel(400);
+        for (let i = 0; i < 4000; i++) {
+          if (random.rarely(20)) other.hold(random.below(500));
+          const before = ownFigures(budget).refusals;
+          // The model has no budget: it is not asked where that refuses.
+          if (random.below(100) < 55) {
+            const isPage = random.rarely(3);
+            const got = isPage ? arena.allocatePage() : arena.allocateBlock(3);
+            const isRefused = ownFigures(budget).refusals > before;
+            if (got === 0) expect(arena.refusedBy === 'budget').toBe(isRefused);
+            if (isRefused) expect(got).toBe(0);
+            else expect(got).toBe(isPage ? model.allocatePage(399) : model.allocateBlock(3, 399));
+          } else {
+            giveBack(arena, model, random, random.between(50, 97));
+          }
+          expectEqual(harness, model);
+          expect(usedBy(budget)).toBe(arena.usedPages);
+        }
+        expect(ownFigures(budget).refusals).toBeGreaterThan(10);
+      });
+    });
+  });
+
+  it('that refuses is a shortage, and the file is not asked for memory', () => {
+    withBudget(64, 64, ({ arena, fd }, _, other) => {
+      other.hold(64);
+      expect([arena.allocatePage(), arena.allocateBlock(1)]).toEqual([0, 0]);
+      expect(pagesHeldBy(fd)).toBe(0);
+      expect([arena.takeShortage(), arena.takeShortage()]).toEqual([true, false]);
+      expect(arena.refusal).toMatch(/budget of all devices is used up, of which 131072 bytes are/);
+      other.hold(0);
+      expect(arena.allocateBlock(1)).toBe(1);
+    });
+  });
+
+  it('is asked for nothing that the limit of the arena itself refuses', () => {
+    withBudget(64, 64, ({ arena }, budget) => {
+      arena.limitPages = 15;
+      expect([arena.allocateBlock(1), arena.refusedBy]).toEqual([0, 'limit']);
+      expect(ownFigures(budget)).toMatchObject({ usedBytes: 0, refusals: 0 });
+    });
+  });
+
+  it('has back what the system refuses', () => {
+    const budget = Budget.make(64 * 4096);
+    const share = new BudgetShare(budget.add('own').terms);
+    const file = { segments: [], reserve: () => -ENOSPC, punch: () => 0 };
+    const arena = new Arena(file, 64, emptyState(64), { budget: share });
+    arena.begin();
+    expect([arena.allocatePage(), arena.allocateBlock(1)]).toEqual([0, 0]);
+    expect([arena.refusedBy, arena.refusal]).toEqual(['memory', expect.stringMatching('ENOSPC')]);
+    expect(share.usedPages).toBe(0);
+  });
+
+  it('has to take what is found in use, and has it back when the state is made anew', () => {
+    withBudget(64, 16, ({ arena, state }, budget) => {
+      state.blockMap.fill(3);
+      arena.restore((block) => (block === 1 || block === 2 ? 0xffff : 0));
+      expect([arena.usedPages, usedBy(budget)]).toEqual([32, 32]);
+      arena.freeBlock(1);
+      expect(usedBy(budget)).toBe(16);
+      arena.restore(() => 0);
+      expect(usedBy(budget)).toBe(0);
     });
   });
 });
@@ -328,7 +441,7 @@ describe('the largest arena', () => {
 describe('several threads', () => {
   it('see one arena, each through an object of its own', () => {
     withArena(64, ({ arena, fd, state }) => {
-      const other = new Arena(new MappedArenaFile(fd, 64), 64, state, true);
+      const other = new Arena(new MappedArenaFile(fd, 64), 64, state, { isShared: true });
       const page = arena.allocatePage();
       other.segments[0]![page * 1024] = 7;
       expect(arena.segments[0]![page * 1024]).toBe(7);

@@ -7,7 +7,7 @@
  *   in memory or nothing → write goes to the swap (old content stays until that is done) → backed
  *   backed → overwritten in place: lost while under way → backed, or lost for good if it failed
  *   backed or lost → write stays in memory → in memory
- *   in memory → moved out, when the memory limit was lowered → backed
+ *   in memory → moved out, when the memory limit was lowered or others lack memory → backed
  *
  * An operation on a slot with I/O under way waits for it, in order (page-operations.ts); but a page
  * that is being moved out is still in memory, and reads find it there. I/O goes through staging pages
@@ -39,6 +39,11 @@ import { COUNTER } from './statistics.ts';
 
 /** SPEC: with a backing swap, a result above half a page goes there. */
 export const BACKED_INCOMPRESSIBLE_BYTES = PAGE_BYTES / 2;
+/**
+ * Compressed bytes that a page of the arena holds when compaction has done its best, with some to
+ * spare: so that a store which is to do without pages moves enough out, and not more again and again.
+ */
+const USEFUL_PAGE_BYTES = (PAGE_BYTES / 16) * 15;
 /** Every page of every request that a ring of 128 can hold: then a full table is a rare guest's. */
 const OPERATIONS_MAX = 16384;
 /** Pages in I/O at once: 2 MiB. */
@@ -322,7 +327,7 @@ export class BackedStore implements PageIoOwner, Mover {
 
   /** Keeps the page in memory, if it may and can be; then it is the slot's content. */
   #keep(slot: number, window: PageWindow, offset: number): boolean {
-    const isOverLimit = this.#counters[COUNTER.comprDataSize]! > this.memlimitBytes - PAGE_BYTES;
+    const isOverLimit = this.#counters[COUNTER.comprDataSize]! > this.#limitBytes - PAGE_BYTES;
     let keep: number = isOverLimit ? KEEP_FILLED : KEEP_COMPRESSED;
     if (slot < this.#headerSlots) keep = KEEP_ANY;
     const word = this.#memory.secure(window, offset, keep);
@@ -493,7 +498,16 @@ export class BackedStore implements PageIoOwner, Mover {
   }
 
   get bytesAboveLimit(): number {
-    return this.#counters[COUNTER.comprDataSize]! - this.memlimitBytes;
+    return this.#counters[COUNTER.comprDataSize]! - this.#limitBytes;
+  }
+
+  /** The memory limit, or less while devices that share the budget lack what this one has. */
+  get #limitBytes(): number {
+    const { budget } = this.#memory.mapped.arena;
+    const excess = budget === undefined ? 0 : budget.excessPages;
+    if (excess === 0) return this.memlimitBytes;
+    const left = budget!.usedPages - excess;
+    return Math.min(this.memlimitBytes, left * USEFUL_PAGE_BYTES);
   }
 
   /** Guests come first: moving takes neither the last staging pages nor the last records. */

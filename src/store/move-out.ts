@@ -1,7 +1,7 @@
 /**
- * Which pages leave memory for the backing swap when the memory limit was lowered, and when: the
- * hand of a clock goes round the slots, a few steps at a time, until memory holds no more than the
- * limit. It moves nothing itself: backed-store.ts does.
+ * Which pages leave memory for the backing swap when the memory limit was lowered, or other devices
+ * lack memory, and when: the hand of a clock goes round the slots, a few steps at a time, until memory
+ * holds no more than the limit. It moves nothing itself: backed-store.ts does.
  *
  * HOT PATH throughout: no allocation, no BigInt, no closures, no await.
  */

@@ -69,7 +69,7 @@ assert(lzo1xWorstCase(PAGE_BYTES) > PAGE_BYTES, 'a result may be larger than its
 
 /** How much trimming waits: what nobody needed for this long goes back to the system. */
 const TRIM_INTERVAL_MICROS = 400_000;
-/** Thread 0 does the upkeep of all: it looks this often what the others have done. */
+/** How often thread 0, which does the upkeep, looks what others have done: threads, devices. */
 const SHARED_LOOK_MILLIS = 500;
 
 export interface PageStoreOptions {
@@ -148,6 +148,8 @@ export class PageStore {
   readonly #compaction: Compaction | undefined;
   #slots: number;
   #trimDue = 0;
+  /** Objects let go of when others lacked memory the last time. */
+  #askedReleases = -1;
   #isOutOfMemory = false;
   #isDamageReported = false;
 
@@ -398,9 +400,19 @@ export class PageStore {
       sumCounter(counters, COUNTER.numWrites) +
       sumCounter(counters, COUNTER.notifyFree);
     const releases = sumCounter(counters, COUNTER.releases);
-    if (this.#arena.takeShortage()) this.#compaction.hurry();
+    if (this.#arena.takeShortage() || this.#isAskedFor(releases)) this.#compaction.hurry();
     const wait = sooner(this.#compaction.step(now, activity, releases), this.#trim(now));
-    return this.#locks === undefined ? wait : sooner(wait, SHARED_LOOK_MILLIS);
+    const mustLook = this.#locks !== undefined || this.#arena.budget?.isOver === true;
+    return mustLook ? sooner(wait, SHARED_LOOK_MILLIS) : wait;
+  }
+
+  /** Others lack memory that this store has, and something was let go of since they last did. */
+  #isAskedFor(releases: number): boolean {
+    const { budget } = this.#arena;
+    if (budget === undefined || budget.excessPages === 0) return false;
+    const isNews = releases !== this.#askedReleases;
+    this.#askedReleases = releases;
+    return isNews;
   }
 
   #trim(now: number): number {

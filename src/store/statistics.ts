@@ -33,7 +33,7 @@ export const COUNTER = {
   /** Slots whose page is on the backing swap, or was and is lost. */
   pagesOnBacking: 18,
   pagesLost: 19,
-  /** Pages moved from memory to the backing swap because the memory limit was lowered. */
+  /** Pages moved from memory to the backing swap: the limit was lowered, or others lack memory. */
   pagesMovedOut: 20,
   /** No counter: the limit on comprDataSize, in bytes, as it is now. In thread 0's row alone. */
   memlimit: 21,

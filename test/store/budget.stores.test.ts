@@ -7,6 +7,7 @@ import { describe, expect, it } from 'vitest';
 import { Budget } from '../../src/store/budget.ts';
 import { mapStore } from '../../src/store/mapped-store.ts';
 import { PageStore, type PageStoreOptions, storeShape } from '../../src/store/page-store.ts';
+import { BackedBench } from '../models/backed-bench.ts';
 import { PAGE_KINDS } from '../models/pages.ts';
 import { SEED, seededRandom } from '../models/random.ts';
 import { runStoreThreads } from '../models/run-store-threads.ts';
@@ -74,6 +75,40 @@ describe('of two stores', () => {
   });
 });
 
+describe('a store over its share', () => {
+  it('compacts as if idle while another lacks memory', () => {
+    const budget = Budget.make(64 * BLOCK);
+    const [own, other] = [budget.add('own'), budget.add('other')];
+    const bench = new StoreBench({ slots: 6000, budget: own.terms });
+    const late = new StoreBench({ slots: 6000, budget: other.terms });
+    const stored = fill(bench);
+    for (let i = 0; i < 250; i++) bench.free(random.below(stored));
+    const before = usedBytes(bench);
+    bench.store.mapped.arena.takeShortage();
+    // Too little was freed for compaction to look by itself.
+    bench.maintainFor(3e6);
+    expect(usedBytes(bench)).toBe(before);
+    late.write(0, text());
+    bench.maintainFor(3e6, 3e6);
+    expect(usedBytes(bench)).toBeLessThan(before - 3 * BLOCK);
+    bench.compareAllSlots();
+  });
+
+  it('looks twice a second whether another lacks memory; under its share it does not', () => {
+    const budget = Budget.make(64 * BLOCK);
+    const bench = new StoreBench({ slots: 6000, budget: budget.add('one').terms });
+    bench.write(0, text());
+    expect(bench.store.maintain(0)).toBe(-1);
+    fill(bench);
+    bench.store.mapped.arena.takeShortage();
+    expect(bench.store.maintain(0)).toBe(-1);
+    // Its share is half of that now.
+    budget.add('other');
+    bench.maintainFor(3e6);
+    expect(bench.store.maintain(3e6)).toBe(500);
+  });
+});
+
 describe('a store', () => {
   it('found again counts, though it is more than the budget, and may not grow', () => {
     const before = new StoreBench({ slots: 300 });
@@ -130,5 +165,90 @@ describe('a store', () => {
     for (let slot = 0; slot < 40; slot++) bench.store.freePage(slot);
     expect(share.figures.usedBytes).toBe(0);
     expect(budget.figures().committedBytes).toBe(BLOCK);
+  });
+});
+
+describe('with a backing swap', () => {
+  const SLOTS = 4096;
+
+  /** The first has all of the budget but the reserve, the second nothing yet. */
+  function setUp() {
+    const budget = Budget.make(64 * BLOCK);
+    const [greedy, late] = ['greedy', 'late'].map((name) => {
+      const { terms } = budget.add(name);
+      return new BackedBench({ slots: SLOTS, memlimitBytes: 64 * BLOCK, budget: terms });
+    });
+    // Neighbours among slots are none in memory: what is moved out leaves holes in many blocks.
+    for (let i = 0; i < SLOTS; i++) greedy!.write(1 + ((i * 1021) % (SLOTS - 1)), text());
+    greedy!.settle();
+    return { budget, greedy: greedy!, late: late! };
+  }
+
+  /** Upkeep and I/O of both; the time after it. */
+  function run(benches: readonly BackedBench[], from: number, micros: number): number {
+    for (let now = from; now < from + micros; now += 5000) {
+      for (const bench of benches) {
+        for (let steps = 0; bench.store.maintain(now | 0) === 0 && steps < 100; steps++);
+        bench.settle();
+      }
+    }
+    return from + micros;
+  }
+
+  const movedOut = ({ statistics }: BackedBench) => statistics.pages_moved_out;
+
+  it('pages of the one over its share go there while the other lacks memory, and no others', () => {
+    const { budget, greedy, late } = setUp();
+    expect(greedy.statistics.failed_writes).toBe(0);
+    expect(greedy.statistics.pages_on_backing).toBeGreaterThan(0);
+    let now = run([greedy, late], 0, 1e6);
+    expect(movedOut(greedy)).toBe(0);
+    for (let round = 0; round < 60; round++) {
+      for (let slot = 1 + round * 64; slot < 65 + round * 64; slot++) late.write(slot, text());
+      now = run([greedy, late], now, 1e6);
+    }
+    const [greedyBytes, lateBytes] = budget.figures().devices.map(({ usedBytes }) => usedBytes);
+    // Both have their shares, give or take what compaction leaves.
+    expect(greedyBytes).toBeLessThanOrEqual(33 * BLOCK);
+    expect(greedyBytes).toBeGreaterThan(28 * BLOCK);
+    expect(lateBytes).toBeGreaterThan(28 * BLOCK);
+    expect(movedOut(greedy)).toBeGreaterThan(500);
+    expect(movedOut(late)).toBe(0);
+    for (const bench of [greedy, late]) {
+      bench.compareAll();
+      bench.compareCounts();
+    }
+  });
+
+  it('they go no further than the shortage, and stay when it is over', () => {
+    const { budget, greedy, late } = setUp();
+    const before = greedy.memory.mapped.arena.usedPages;
+    for (let slot = 1; slot <= 60; slot++) late.write(slot, text());
+    let now = run([greedy, late], 0, 5e6);
+    const short = late.memory.mapped.arena.usedPages;
+    expect(budget.figures().isShort).toBe(false);
+    const given = before - greedy.memory.mapped.arena.usedPages;
+    expect(given).toBeGreaterThanOrEqual(short);
+    expect(given).toBeLessThan(short + 8 * 16);
+    const moved = movedOut(greedy);
+    expect(moved).toBeGreaterThan(0);
+    for (let round = 0; round < 5; round++) now = run([greedy, late], now, 1e6);
+    expect(movedOut(greedy)).toBe(moved);
+    greedy.compareAll();
+  });
+
+  it('writes of the one over its share go there at once meanwhile, holes or not', () => {
+    const { greedy, late } = setUp();
+    const stored = Array.from({ length: SLOTS - 1 }, (_, i) => i + 1).filter(
+      (slot) => greedy.memory.storedBytes(slot) > 0,
+    );
+    for (let i = 0; i < 20; i++) greedy.free(stored[i * 100]!);
+    greedy.write(stored[0]!, text());
+    expect(greedy.inFlight).toBe(0);
+    for (let slot = 1; slot <= 300; slot++) late.write(slot, text());
+    for (let i = 1; i < 20; i++) greedy.write(stored[i * 100]!, text());
+    expect(greedy.inFlight).toBe(19);
+    greedy.settle();
+    greedy.compareAll();
   });
 });

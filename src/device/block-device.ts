@@ -206,6 +206,11 @@ export class BlockDevice implements BackendHandler {
     backing.store.memlimitBytes = bytes;
   }
 
+  /** Changes the limit of host memory for stored pages; what is there already stays. */
+  setPoolLimit(bytes: number | undefined): void {
+    this.store.poolLimitBytes = bytes;
+  }
+
   /** Faults of the backing's I/O from now on; for tests. */
   setFaults(faults: Faults): void {
     const backing = this.#disk?.backing;

@@ -6,7 +6,7 @@
 import { randomBytes } from 'node:crypto';
 import { makeSwapHeader, takeOverSwapHeader } from '../backing/swap-header.ts';
 import { RefusedError } from '../base/errors.ts';
-import { formatBytes, PAGE_BYTES } from '../base/units.ts';
+import { bytesToPages, formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { closeFd } from '../native/fd.ts';
 import { type MappedStore, makeStore, mapStore } from '../store/mapped-store.ts';
 import { identityOf, PageStore, type PageStoreOptions, storeShape } from '../store/page-store.ts';
@@ -80,7 +80,7 @@ export function goOnWithStore(store: PageStore, options: DiskOptions, report: Re
 function storeOptions(options: DiskOptions): PageStoreOptions {
   const { name, diskBytes, diskBytesMax = diskBytes, backing, queueThreads = 1 } = options;
   const { poolLimitBytes, incompressibleBytes, isLocked = false } = options;
-  const { wipesOnFree = false } = options;
+  const { wipesOnFree = false, budget } = options;
   return {
     name,
     slots: diskBytes / PAGE_BYTES,
@@ -91,6 +91,7 @@ function storeOptions(options: DiskOptions): PageStoreOptions {
     ...(backing === undefined ? {} : { hasBacking: true, backing: backing.identity }),
     ...(poolLimitBytes === undefined ? {} : { poolLimitBytes }),
     ...(incompressibleBytes === undefined ? {} : { incompressibleBytes }),
+    ...(budget === undefined ? {} : { budget }),
   };
 }
 
@@ -99,11 +100,20 @@ export function writeSwapHeader(store: PageStore, options: DiskOptions): void {
   const header = swapHeader(options, store.slots * PAGE_BYTES);
   for (let at = 0; at < header.length; at += PAGE_BYTES) {
     if (!store.writeRaw(at / PAGE_BYTES, header.subarray(at, at + PAGE_BYTES))) {
-      const limit = options.poolLimitBytes;
-      const cause = limit === undefined ? 'no memory' : `pool limit ${formatBytes(limit)}`;
-      throw new RefusedError(`${options.name}: no room for the swap header (${cause})`);
+      const why = whyRefused(store, options);
+      throw new RefusedError(`${options.name}: no room for the swap header (${why})`);
     }
   }
+}
+
+function whyRefused({ mapped: { arena } }: PageStore, options: DiskOptions): string {
+  if (arena.refusedBy !== 'limit') {
+    return arena.refusedBy === 'budget' ? 'budget of all devices' : 'no memory';
+  }
+  // As it was given, unless it was changed since.
+  const { poolLimitBytes: given = 0 } = options;
+  const isGiven = bytesToPages(given) === arena.limitPages;
+  return `pool limit ${formatBytes(isGiven ? given : arena.limitPages * PAGE_BYTES)}`;
 }
 
 /** The backing swap's own header, or a new one: the first guest page of the device. */

@@ -9,7 +9,7 @@
 import { assert } from '../base/assert.ts';
 import { RefusedError } from '../base/errors.ts';
 import { PAGE_BYTES } from '../base/units.ts';
-import type { PageStore } from '../store/page-store.ts';
+import type { PageStore, PageStoreOptions } from '../store/page-store.ts';
 import type { StoreFiles } from '../store/store-files.ts';
 import { type Backing, type BackingOptions, makeBacking } from './backing.ts';
 import { closeStoreFiles, freeStore, goOnWithStore, openStore } from './device-store.ts';
@@ -21,7 +21,7 @@ import type { Report, ThreadDisk } from './queue-set.ts';
 /** How long a guest may wait for I/O before its device is handed over: else it is not, now. */
 const PAUSE_SETTLE_MILLIS = 1000;
 
-export interface DiskOptions {
+export interface DiskOptions extends Pick<PageStoreOptions, 'budget'> {
   /** The device's; also the label of the swap area. */
   readonly name: string;
   readonly diskBytes: number;

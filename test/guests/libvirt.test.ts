@@ -108,12 +108,12 @@ describe.skipIf(whyNot !== undefined)('libvirt', () => {
       expect(guest.find('disk')!.values).toMatchObject({ serial: 'ramzswap0', rotational: '0' });
       const { connected, statistics } = await daemon.status();
       expect(connected).toBe(true);
-      checkNothingFailed([statistics]);
+      checkNothingFailed([statistics!]);
       // Requests in flight when the daemon was killed are done again.
-      expect(statistics.num_writes).toBeGreaterThanOrEqual(guest.value('vmstat', 'pswpout'));
-      expect(statistics.num_reads).toBeGreaterThanOrEqual(guest.value('vmstat', 'pswpin'));
+      expect(statistics!.num_writes).toBeGreaterThanOrEqual(guest.value('vmstat', 'pswpout'));
+      expect(statistics!.num_reads).toBeGreaterThanOrEqual(guest.value('vmstat', 'pswpin'));
       expect(before.num_writes).toBeGreaterThan(1000);
-      expect(statistics.num_reads).toBeGreaterThan(before.num_reads + 1000);
+      expect(statistics!.num_reads).toBeGreaterThan(before.num_reads + 1000);
 
       expect(await libvirt.virsh('domstate', NAME)).toBe('running');
       await libvirt.virsh('destroy', NAME);

@@ -60,9 +60,9 @@ it('lets a guest do what needs more memory than it has, on a disk of its own', a
   await guest.waitFor('fillverify', 'verified', TIMEOUT_MILLIS);
   const { connected, device, statistics } = await statusAt(control);
   expect({ connected, device }).toEqual({ connected: true, device: 'ramzswap3' });
-  expect(statistics.num_writes).toBeGreaterThan(1000);
-  expect(statistics.num_reads).toBeGreaterThan(1000);
-  checkNothingFailed([statistics]);
+  expect(statistics!.num_writes).toBeGreaterThan(1000);
+  expect(statistics!.num_reads).toBeGreaterThan(1000);
+  checkNothingFailed([statistics!]);
 
   const { exitCode, stderr } = await run;
   expect(exitCode, `${stderr}\n${guest.tail()}`).toBe(0);

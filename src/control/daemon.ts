@@ -18,6 +18,7 @@ import { FdStore } from '../device/fd-store.ts';
 import type { DeviceState as HandedOver } from '../device/handover.ts';
 import type { LogReport } from '../device/reactor-thread.ts';
 import { ServiceManager } from '../device/service-manager.ts';
+import { Budget } from '../store/budget.ts';
 import { keptSettings } from '../store/store-files.ts';
 import { Devices } from './devices.ts';
 import type { ManagedDevice } from './managed-device.ts';
@@ -67,6 +68,7 @@ class Daemon implements DaemonActions {
   readonly #given: GivenSettings;
   readonly #log: Logger;
   readonly #manager: ServiceManager;
+  readonly #budget: Budget | undefined;
   readonly #devices: Devices;
   /** Devices that the configuration file has asked for. */
   readonly #fromFile = new Set<string>();
@@ -80,6 +82,8 @@ class Daemon implements DaemonActions {
     this.#plan = plan;
     this.#given = given;
     this.#manager = manager;
+    const { budgetBytes } = plan;
+    this.#budget = budgetBytes === undefined ? undefined : Budget.make(budgetBytes);
     const log = openLog(plan.logLevel);
     this.#log = log;
     const host = {
@@ -87,6 +91,7 @@ class Daemon implements DaemonActions {
       hasFaults: HAS_FAULT_INJECTION,
       storeDirectory: plan.storeDirectory,
       queueThreads: plan.queueThreads,
+      budget: this.#budget,
       fdStore: (device: string) => this.#fdStoreOf(device),
     };
     const tell = ({ device, level, message }: LogReport) => log[level]({ device }, message);
@@ -220,12 +225,16 @@ class Daemon implements DaemonActions {
   // ── While it runs ─────────────────────────────────────────────────────────────────────────────
 
   status(): DaemonStatus {
+    const budget = this.#budget?.figures();
     return {
       version: VERSION,
       process: process.pid,
       uptime_seconds: process.uptime(),
       threads: this.#devices.threads.length,
-      budget: null,
+      budget:
+        budget === undefined
+          ? null
+          : { limit: budget.budgetBytes, committed: budget.committedBytes },
     };
   }
 
@@ -280,8 +289,8 @@ class Daemon implements DaemonActions {
       );
     }
     // What takes a restart stays as it is, and is said again by the next reload.
-    const { devices, defaults, budgetBytes } = plan;
-    this.#plan = { ...this.#plan, devices, defaults, budgetBytes };
+    const { devices, defaults } = plan;
+    this.#plan = { ...this.#plan, devices, defaults };
     for (const text of result.done) this.#log.info(`reload: ${text}`);
     for (const text of result.refused) this.#log.warn(`reload: ${text}`);
     return result;
@@ -309,7 +318,12 @@ class Daemon implements DaemonActions {
         await this.#devices.named(step.device).init();
         return `${step.device}: initialised`;
       case 'budget':
-        throw new RefusedError('budget: not there');
+        if (this.#budget === undefined || step.bytes === undefined) {
+          throw new RefusedError('budget: to have one, or none, takes a restart');
+        }
+        this.#budget.resize(step.bytes);
+        this.#plan = { ...this.#plan, budgetBytes: step.bytes };
+        return 'budget';
     }
   }
 

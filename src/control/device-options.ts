@@ -15,6 +15,7 @@ import type { FdStore } from '../device/fd-store.ts';
 import type { NewGuestPolicy } from '../device/front-end-process.ts';
 import type { DeviceState } from '../device/handover.ts';
 import { BACKED_INCOMPRESSIBLE_BYTES } from '../store/backed-store.ts';
+import type { BudgetTerms } from '../store/budget.ts';
 import { BACKED_SLOTS_MAX, SLOTS_MAX } from '../store/layout.ts';
 import { INCOMPRESSIBLE_BYTES } from '../store/page-store.ts';
 import { openStoreFiles } from '../store/store-files.ts';
@@ -90,6 +91,8 @@ export interface DiskSurroundings {
   readonly storeDirectory: string | undefined;
   /** Where the service manager keeps its store. */
   readonly fdStore: FdStore | undefined;
+  /** Its share of the daemon's budget. */
+  readonly budget: BudgetTerms | undefined;
 }
 
 export interface Log {
@@ -110,7 +113,7 @@ interface Ram {
 export function diskOptions(
   terms: DeviceTerms,
   settings: DeviceSettings,
-  { log, hasFaults, storeDirectory, fdStore }: DiskSurroundings,
+  { log, hasFaults, storeDirectory, fdStore, budget }: DiskSurroundings,
 ): DiskOptions {
   const wishes = wishesOf(terms.name, settings);
   const { guestPageBytes, backingSwap } = wishes;
@@ -142,6 +145,7 @@ export function diskOptions(
       diskBytes,
       diskBytesMax,
       settings: JSON.stringify(settings),
+      ...(budget === undefined ? {} : { budget }),
       ...(files === undefined ? {} : { files }),
       ...(file === undefined
         ? {}
@@ -195,6 +199,7 @@ export function takenOverOptions(
   terms: DeviceTerms,
   settings: DeviceSettings,
   state: DeviceState,
+  budget: BudgetTerms | undefined,
 ): DiskOptions {
   const wishes = wishesOf(terms.name, settings);
   for (const [what, expected, got] of [
@@ -213,6 +218,7 @@ export function takenOverOptions(
     diskBytesMax: diskBytes,
     files: state.files,
     takenOver: state,
+    ...(budget === undefined ? {} : { budget }),
     ...(state.backing === undefined ? {} : { backing: state.backing }),
   };
 }

@@ -16,6 +16,7 @@ import type { FdStore } from '../device/fd-store.ts';
 import type { DeviceState as HandedOver } from '../device/handover.ts';
 import type { HandedOverSockets } from '../device/orders.ts';
 import type { ReactorThread } from '../device/reactor-thread.ts';
+import type { Budget, BudgetTerms, DeviceShare } from '../store/budget.ts';
 import type { Statistics } from '../store/statistics.ts';
 import { removeStoreFiles } from '../store/store-files.ts';
 import {
@@ -29,7 +30,7 @@ import {
 } from './device-options.ts';
 import { CHANGEABLE, checkTogether, type DeviceOption, type DeviceSettings } from './options.ts';
 import { merged } from './plan.ts';
-import type { DeviceStatus } from './protocol.ts';
+import type { DeviceStatus, ShareStatus } from './protocol.ts';
 
 const OBEY_MILLIS_MAX = 1000;
 
@@ -39,6 +40,8 @@ export interface DeviceHost {
   /** Directory on a tmpfs where stores are kept. */
   readonly storeDirectory: string | undefined;
   readonly queueThreads: number;
+  /** Of host memory, for all devices together. */
+  readonly budget: Budget | undefined;
   logOf(device: string): Log;
   /** Where the service manager keeps the device's store, if it does. */
   fdStore(device: string): FdStore | undefined;
@@ -64,6 +67,7 @@ export class ManagedDevice {
   /** For the next init, and those of the running disk that have changed since. */
   #settings: DeviceSettings;
   #disk: DiskOptions | undefined;
+  #share: DeviceShare | undefined;
   #socket: DeviceSocket | undefined;
   #isConnected = false;
   #isRunning = false;
@@ -113,8 +117,14 @@ export class ManagedDevice {
       socket: this.#socket?.path ?? null,
       thread: this.threadNumber,
       statistics: this.thread.statistics(this.name) ?? null,
-      share: null,
+      share: this.#shareStatus(),
     };
+  }
+
+  #shareStatus(): ShareStatus | null {
+    if (this.#share === undefined) return null;
+    const { guaranteeBytes, usedBytes, shareBytes, refusals } = this.#share.figures;
+    return { guarantee: guaranteeBytes, used: usedBytes, share: shareBytes, refused: refusals };
   }
 
   /** Throws RefusedError without a disk. */
@@ -152,7 +162,9 @@ export class ManagedDevice {
       const all = this.#withSettings(settings);
       checkTogether(all, (option) => option);
       const fdStore = this.#host.fdStore(this.name);
-      const options = diskOptions(this.terms, all, { ...this.#host, log: this.#log, fdStore });
+      const options = this.#withShare(all, (budget) => {
+        return diskOptions(this.terms, all, { ...this.#host, log: this.#log, fdStore, budget });
+      });
       try {
         await this.thread.init(this.name, options);
         // Now it is complete, and holds nothing yet that could be lost.
@@ -161,6 +173,7 @@ export class ManagedDevice {
         // Nobody has had anything in a new store.
         if (options.files?.isKept === false) this.#removeStore(options);
         closeDiskOptions(options);
+        this.#leaveBudget();
         throw error;
       }
       this.#disk = options;
@@ -171,7 +184,9 @@ export class ManagedDevice {
 
   /** Goes on, when resumed, with a disk of another process. Rejects with RefusedError. */
   async takeOver(state: HandedOver): Promise<void> {
-    const options = takenOverOptions(this.terms, this.#settings, state);
+    const options = this.#withShare(this.#settings, (budget) => {
+      return takenOverOptions(this.terms, this.#settings, state, budget);
+    });
     await this.thread.init(this.name, options);
     this.#disk = options;
   }
@@ -217,6 +232,30 @@ export class ManagedDevice {
     this.#removeStore(this.#disk);
     closeDiskOptions(this.#disk);
     this.#disk = undefined;
+    this.#leaveBudget();
+  }
+
+  /** Takes a share of the budget for what `make` makes. Throws RefusedError. */
+  #withShare(
+    { guarantee }: DeviceSettings,
+    make: (budget: BudgetTerms | undefined) => DiskOptions,
+  ): DiskOptions {
+    const { budget } = this.#host;
+    if (budget === undefined && guarantee !== undefined) {
+      throw new RefusedError(`${this.name}: guarantee: expected a daemon with a budget`);
+    }
+    this.#share = budget?.add(this.name, (guarantee as number | undefined) ?? 0);
+    try {
+      return make(this.#share?.terms);
+    } catch (error) {
+      this.#leaveBudget();
+      throw error;
+    }
+  }
+
+  #leaveBudget(): void {
+    this.#share?.remove();
+    this.#share = undefined;
   }
 
   /** Settings for the next init; where there is a disk, those of it that may change. */
@@ -230,11 +269,24 @@ export class ManagedDevice {
         if (CHANGEABLE.has(option)) continue;
         throw new RefusedError(`${this.name}: already initialised: ${option} stays as it is`);
       }
-      const { memlimit, disksize } = settings;
+      const { memlimit, disksize, guarantee, 'pool-limit': poolLimit } = settings;
+      if (guarantee !== undefined) this.#setGuarantee(guarantee as number);
       if (memlimit !== undefined) await this.#setMemlimit(memlimit as number);
       if (disksize !== undefined) await this.#grow(disksize as number);
+      if (poolLimit !== undefined) await this.#setPoolLimit(poolLimit as number);
       this.#settings = { ...this.#settings, ...settings };
     });
+  }
+
+  #setGuarantee(bytes: number): void {
+    if (this.#share === undefined) {
+      throw new RefusedError(`${this.name}: guarantee: expected a daemon with a budget`);
+    }
+    this.#share.guaranteeBytes = bytes;
+  }
+
+  async #setPoolLimit(bytes: number): Promise<void> {
+    await untilSo(this.thread.order({ kind: 'poolLimit', device: this.name, bytes }));
   }
 
   /** Resolves with the limit in whole pages. */

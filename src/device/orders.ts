@@ -75,6 +75,8 @@ export type Order =
   | { readonly kind: 'adopt'; readonly device: string; readonly fd: number }
   /** The limit on compressed bytes in memory of a device with a backing swap. */
   | { readonly kind: 'memlimit'; readonly device: string; readonly bytes: number }
+  /** The limit of host memory for stored pages; undefined: none. */
+  | { readonly kind: 'poolLimit'; readonly device: string; readonly bytes: number | undefined }
   | { readonly kind: 'grow'; readonly device: string; readonly bytes: number }
   /** Takes the disk of a device that no front end has running: uninitialised again. */
   | { readonly kind: 'reset'; readonly device: string }

@@ -204,6 +204,9 @@ function obey(everything: Everything, order: Order): void {
     case 'memlimit':
       named(devices, order.device).setMemlimit(order.bytes);
       return;
+    case 'poolLimit':
+      named(devices, order.device).setPoolLimit(order.bytes);
+      return;
     case 'grow':
       named(devices, order.device).grow(order.bytes);
       return;

@@ -28,6 +28,8 @@ import {
 const RESERVE_SHARE = 1 / 8;
 const RESERVE_PAGES_MIN = 4 * PAGES_PER_BLOCK;
 
+export type { BudgetTerms };
+
 export interface BudgetFigures {
   readonly budgetBytes: number;
   /** What devices use or are guaranteed, whichever is more. */

@@ -40,7 +40,10 @@ process.on('unhandledRejection', (error) => abortWith('the control thread', erro
 const { folder, devices } = JSON.parse(process.argv[2]!) as HostOptions;
 const say = (message: string) => void process.stderr.write(`${message}\n`);
 const log = { info: say, warn: say };
-const around = { log, hasFaults: false, storeDirectory: undefined, fdStore: undefined };
+const around = {
+  ...{ log, hasFaults: false },
+  ...{ storeDirectory: undefined, fdStore: undefined, budget: undefined },
+};
 const helpers = Math.max(...devices.map(({ queueThreads = 1 }) => queueThreads - 1));
 const thread = new ReactorThread(helpers, {
   log: ({ device, level, message }) => say(`${device}: ${level}: ${message}`),

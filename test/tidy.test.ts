@@ -94,6 +94,7 @@ const TESTED_ELSEWHERE: Record<string, string> = {
   'virtio/split-ring.ts': 'numbers only: virtio/virtqueue.test.ts',
   'store/passed-files.ts': 'device/fd-store.test.ts',
   'store/slot-word.ts': 'store/recovery.test.ts',
+  'store/store-options.ts': 'store/page-store.test.ts',
   'xvmalloc/arena-file.ts': 'xvmalloc/arena.test.ts',
   'store/move-out.ts': 'store/backed-store.test.ts',
   'virtio-blk/block-request.ts': 'virtio-blk/pending.test.ts',

@@ -5,10 +5,11 @@
 
 import { WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
 import { makeStore, mapStore } from '../../src/store/mapped-store.ts';
-import { PageStore, storeShape } from '../../src/store/page-store.ts';
+import { PageStore } from '../../src/store/page-store.ts';
 import { PageWindow } from '../../src/store/page-window.ts';
 import { COUNTER } from '../../src/store/statistics.ts';
 import { openStoreFiles } from '../../src/store/store-files.ts';
+import { storeShape } from '../../src/store/store-options.ts';
 import { seededRandom } from '../../test/models/random.ts';
 
 const PAGE_BYTES = 4096;

@@ -9,8 +9,9 @@ import { RefusedError } from '../base/errors.ts';
 import { bytesToPages, formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { closeFd } from '../native/fd.ts';
 import { type MappedStore, makeStore, mapStore } from '../store/mapped-store.ts';
-import { identityOf, PageStore, type PageStoreOptions, storeShape } from '../store/page-store.ts';
+import { PageStore } from '../store/page-store.ts';
 import { COUNTER } from '../store/statistics.ts';
+import { identityOf, type PageStoreOptions, storeShape } from '../store/store-options.ts';
 import type { DiskOptions } from './disk.ts';
 import type { Report } from './queue-set.ts';
 

@@ -9,8 +9,9 @@
 import { assert } from '../base/assert.ts';
 import { RefusedError } from '../base/errors.ts';
 import { PAGE_BYTES } from '../base/units.ts';
-import type { PageStore, PageStoreOptions } from '../store/page-store.ts';
+import type { PageStore } from '../store/page-store.ts';
 import type { StoreFiles } from '../store/store-files.ts';
+import type { PageStoreOptions } from '../store/store-options.ts';
 import { type Backing, type BackingOptions, makeBacking } from './backing.ts';
 import { closeStoreFiles, freeStore, goOnWithStore, openStore } from './device-store.ts';
 import type { NewGuestPolicy } from './front-end-process.ts';

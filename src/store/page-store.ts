@@ -19,7 +19,6 @@ import { codecModule, lzo1xWorstCase } from '../lzo-wasm/lzo1x.ts';
 import type { SpinLock } from '../memory/spin-lock.ts';
 import { copyWords } from '../memory/window.ts';
 import type { Arena } from '../xvmalloc/arena.ts';
-import type { BudgetTerms } from '../xvmalloc/budget-share.ts';
 import {
   OBJECT_BYTES_MAX,
   pageOfPosition,
@@ -29,7 +28,7 @@ import {
   type Xvmalloc,
 } from '../xvmalloc/xvmalloc.ts';
 import { Compaction } from './compaction.ts';
-import { SLOT_LOCKS, STORE_UUID_BYTES, type StoreShape } from './layout.ts';
+import { SLOT_LOCKS, STORE_UUID_BYTES } from './layout.ts';
 import { joinStore, type MappedStore, makeStore, type SharedStore } from './mapped-store.ts';
 import {
   type PageWindow,
@@ -49,7 +48,8 @@ import {
   SLOT_POSITION_MIN,
 } from './slot-word.ts';
 import { COUNTER, sumCounter } from './statistics.ts';
-import { type StoreIdentity, UNKNOWN_PROCESS } from './store-header.ts';
+import { UNKNOWN_PROCESS } from './store-header.ts';
+import { identityOf, type PageStoreOptions, storeShape } from './store-options.ts';
 
 const WORDS_PER_PAGE = PAGE_BYTES / 4;
 /** What a size field is taken for that no object can have. */
@@ -71,50 +71,6 @@ assert(lzo1xWorstCase(PAGE_BYTES) > PAGE_BYTES, 'a result may be larger than its
 const TRIM_INTERVAL_MICROS = 400_000;
 /** How often thread 0, which does the upkeep, looks what others have done: threads, devices. */
 const SHARED_LOOK_MILLIS = 500;
-
-export interface PageStoreOptions {
-  /** Of the device; for those who find the store again. */
-  readonly name?: string;
-  /** SHA-256 of what the backing swap is, likewise. */
-  readonly backing?: Uint8Array;
-  readonly slots: number;
-  /** How far it may grow: the table is made for so many. Default: slots. */
-  readonly slotsMax?: number;
-  /** Hard limit of memory for pages, pool and raw, in bytes. */
-  readonly poolLimitBytes?: number;
-  /** A page that compresses to more is incompressible. Default INCOMPRESSIBLE_BYTES. */
-  readonly incompressibleBytes?: number;
-  /** There is a backing swap: keep checksums. */
-  readonly hasBacking?: boolean;
-  /** Threads that use it, each by an object of its own. Default 1. */
-  readonly threads?: number;
-  /** It is never swapped out. Default false. */
-  readonly isLocked?: boolean;
-  /** Nothing of a page stays in the arena when it is freed, overwritten or moved. Default false. */
-  readonly wipesOnFree?: boolean;
-  /** The device's share of the memory that all devices may have together. Default: no such limit. */
-  readonly budget?: BudgetTerms;
-}
-
-/** What is to be mapped for it. */
-export function storeShape({
-  slots,
-  slotsMax = slots,
-  hasBacking = false,
-  threads = 1,
-  isLocked = false,
-  wipesOnFree = false,
-  budget,
-}: PageStoreOptions): StoreShape {
-  const shape = { slots: slotsMax, hasBacking, threads, isLocked, wipesOnFree };
-  return budget === undefined ? shape : { ...shape, budget };
-}
-
-/** What its header must say. */
-export function identityOf(options: PageStoreOptions): StoreIdentity {
-  const { name = '', slots, slotsMax = slots, backing } = options;
-  return { name, slots: slotsMax, backing };
-}
 
 /** Slots of the disk of a store found again: a guest may know it as large as it has grown. */
 function slotsOf({ slots }: PageStoreOptions, { row, table }: MappedStore): number {

@@ -82,7 +82,9 @@ describe.skipIf(!isBuilt)('a budget', () => {
     );
     await set({ guarantee: '1M' });
     expect((await share('safe')).guarantee).toBe(MIB);
-    configure(CONFIG.replace('budget: 8M', 'budget: 16M').replace('guarantee: 2M', 'guarantee: 4M'));
+    configure(
+      CONFIG.replace('budget: 8M', 'budget: 16M').replace('guarantee: 2M', 'guarantee: 4M'),
+    );
     expect(await client.call('reload', {})).toEqual({
       done: ['budget', 'safe: guarantee'],
       refused: [],

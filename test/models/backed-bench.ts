@@ -9,9 +9,10 @@ import { LATENCY_BUCKETS, PageIo } from '../../src/backing/page-io.ts';
 import { PAGE_DONE, PAGE_PENDING, type PageResult } from '../../src/base/page-operation.ts';
 import { WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
 import { BackedStore, STAGING_PAGES, STAGING_WINDOW_BYTES } from '../../src/store/backed-store.ts';
-import { PageStore, type PageStoreOptions } from '../../src/store/page-store.ts';
+import { PageStore } from '../../src/store/page-store.ts';
 import { PageWindow } from '../../src/store/page-window.ts';
 import { readStatistics, type Statistics } from '../../src/store/statistics.ts';
+import type { PageStoreOptions } from '../../src/store/store-options.ts';
 import { MemoryIo } from '../driver/memory-io.ts';
 
 const PAGE = 4096;

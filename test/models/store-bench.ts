@@ -4,9 +4,10 @@ import { expect } from 'vitest';
 import { PAGE_DONE } from '../../src/base/page-operation.ts';
 import { PAGE_BYTES } from '../../src/base/units.ts';
 import { WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
-import { PageStore, type PageStoreOptions } from '../../src/store/page-store.ts';
+import { PageStore } from '../../src/store/page-store.ts';
 import { PageWindow } from '../../src/store/page-window.ts';
 import { COUNTER, readStatistics } from '../../src/store/statistics.ts';
+import type { PageStoreOptions } from '../../src/store/store-options.ts';
 import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
 import { PageStoreModel } from './page-store-model.ts';
 

@@ -6,7 +6,8 @@
 import { describe, expect, it } from 'vitest';
 import { Budget } from '../../src/store/budget.ts';
 import { mapStore } from '../../src/store/mapped-store.ts';
-import { PageStore, type PageStoreOptions, storeShape } from '../../src/store/page-store.ts';
+import { PageStore } from '../../src/store/page-store.ts';
+import { type PageStoreOptions, storeShape } from '../../src/store/store-options.ts';
 import { BackedBench } from '../models/backed-bench.ts';
 import { PAGE_KINDS } from '../models/pages.ts';
 import { SEED, seededRandom } from '../models/random.ts';

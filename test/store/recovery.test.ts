@@ -9,9 +9,10 @@ import { PAGE_DONE } from '../../src/base/page-operation.ts';
 import { closeFd } from '../../src/native/fd.ts';
 import { storeLayout } from '../../src/store/layout.ts';
 import { mapStore } from '../../src/store/mapped-store.ts';
-import { PageStore, type PageStoreOptions, storeShape } from '../../src/store/page-store.ts';
+import { PageStore } from '../../src/store/page-store.ts';
 import { SLOT_BACKED, SLOT_LOST } from '../../src/store/slot-word.ts';
 import { COUNTER, readStatistics } from '../../src/store/statistics.ts';
+import { type PageStoreOptions, storeShape } from '../../src/store/store-options.ts';
 import { ARENA_GAUGE, BLOCK_EVACUATED, BLOCK_RAW } from '../../src/xvmalloc/arena.ts';
 import {
   blockOfPosition,

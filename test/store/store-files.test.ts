@@ -24,7 +24,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { RefusedError, SystemError } from '../../src/base/errors.ts';
 import { HEADER, STORE_VERSION, storeLayout } from '../../src/store/layout.ts';
 import { makeStore, mapStore } from '../../src/store/mapped-store.ts';
-import { PageStore, storeShape } from '../../src/store/page-store.ts';
+import { PageStore } from '../../src/store/page-store.ts';
 import {
   openStoreFiles,
   removeStoreFiles,
@@ -32,6 +32,7 @@ import {
   volatileFiles,
 } from '../../src/store/store-files.ts';
 import type { StoreIdentity } from '../../src/store/store-header.ts';
+import { storeShape } from '../../src/store/store-options.ts';
 import { countOpenFds, pagesHeldBy, withMount } from '../models/descriptors.ts';
 import { PAGE_KINDS } from '../models/pages.ts';
 import { SEED, seededRandom } from '../models/random.ts';

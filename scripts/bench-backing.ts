@@ -14,7 +14,8 @@ import { parseArgs } from 'node:util';
 import Table from 'cli-table3';
 import { GuestDaemon } from '../guest/daemon.ts';
 import { openBackingFile } from '../src/backing/backing-file.ts';
-import { LATENCY_BUCKETS, PageIo } from '../src/backing/page-io.ts';
+import { PageIo } from '../src/backing/page-io.ts';
+import { LATENCY } from '../src/base/latency.ts';
 import { WINDOW_WORK_BYTES } from '../src/memory/window.ts';
 import { EPOLLIN, Epoll } from '../src/native/epoll.ts';
 import { closeFd } from '../src/native/fd.ts';
@@ -60,7 +61,7 @@ function backing(file: string, seed: number): Figures {
   const io = values.io === 'aio' ? new LinuxAio(fd, place, DEPTH) : new IoUring(fd, place, DEPTH);
   const epoll = new Epoll();
   epoll.add(io.wakeFd, EPOLLIN, 0);
-  const latency = () => new Float64Array(LATENCY_BUCKETS);
+  const latency = () => new Float64Array(LATENCY.DOUBLES);
   const pages = new PageIo({
     ...{ io, map, stagingPages: DEPTH },
     ...{ readLatency: latency(), writeLatency: latency() },

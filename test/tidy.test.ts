@@ -60,6 +60,7 @@ const FUNCTION_LINES_MAX = 70;
 const TESTED_ELSEWHERE: Record<string, string> = {
   'base/page-operation.ts': 'an interface: virtio-blk/pending.test.ts',
   'bin/ramzswap-run.ts': 'control/qemu-run.test.ts',
+  'base/turn-clock.ts': 'an interface: native/clock.test.ts',
   'bin/ramzswapd.ts': 'device/daemon.test.ts',
   'control/control-options.ts': 'bin/rzscontrol.test.ts',
   'control/control-run.ts': 'bin/rzscontrol.test.ts',

@@ -11,6 +11,7 @@
  */
 
 import { assert } from '../base/assert.ts';
+import { countLatency } from '../base/latency.ts';
 import { PAGE_BYTES } from '../base/units.ts';
 import { type AsyncIo, IO_PAGES_MAX } from '../native/async-io.ts';
 import { monotonicMicros } from '../native/clock.ts';
@@ -28,9 +29,6 @@ const WRITE_KEY = 1 << 30;
 
 assert(PAGES_MAX <= WRITE_KEY, 'page numbers are smaller than a key');
 
-/** Latencies are counted by powers of two: bucket i holds [2^i, 2^(i+1)) µs, the last all above. */
-export const LATENCY_BUCKETS = 24;
-
 /**
  * I/Os told of in one reap(): whoever asked for the first can ask for more while the others wait,
  * and the disk has work meanwhile. All at once cost a fifth of the random reads.
@@ -47,7 +45,7 @@ export interface PageIoOptions {
   readonly map: ExtentMap;
   /** The I/O's pages are the staging pages. */
   readonly stagingPages: number;
-  /** LATENCY_BUCKETS counts each: I/Os, not pages. */
+  /** LATENCY.DOUBLES each: of I/Os, not pages. */
   readonly readLatency: Float64Array;
   readonly writeLatency: Float64Array;
 }
@@ -210,7 +208,8 @@ export class PageIo {
     const count = this.#partCount[io]!;
     const first = io * IO_PAGES_MAX;
     const isWrite = (this.#key[this.#parts[first]!]! & WRITE_KEY) !== 0;
-    this.#countLatency(isWrite, (now - this.#startedAt[io]!) | 0);
+    const latency = isWrite ? this.#writeLatency : this.#readLatency;
+    countLatency(latency, 0, (now - this.#startedAt[io]!) | 0);
     const whole = result < 0 ? 0 : Math.floor(result / PAGE_BYTES);
     for (let i = 0; i < count; i++) {
       const staging = this.#parts[first + i]!;
@@ -232,11 +231,5 @@ export class PageIo {
   #retryAlone(staging: number): void {
     this.#failures[staging]!++;
     this.#append(staging);
-  }
-
-  #countLatency(isWrite: boolean, micros: number): void {
-    const bucket = micros < 1 ? 0 : Math.min(31 - Math.clz32(micros), LATENCY_BUCKETS - 1);
-    const counts = isWrite ? this.#writeLatency : this.#readLatency;
-    counts[bucket]!++;
   }
 }

@@ -6,8 +6,9 @@
 import type { BackingFile } from '../backing/backing-file.ts';
 import { type Extent, ExtentMap } from '../backing/extent-map.ts';
 import { FaultIo } from '../backing/fault-io.ts';
-import { LATENCY_BUCKETS, PageIo } from '../backing/page-io.ts';
+import { PageIo } from '../backing/page-io.ts';
 import { SystemError } from '../base/errors.ts';
+import { LATENCY } from '../base/latency.ts';
 import { releaseWindow } from '../memory/memory-file.ts';
 import { WINDOW_WORK_BYTES } from '../memory/window.ts';
 import type { AsyncIo, IoPages } from '../native/async-io.ts';
@@ -76,8 +77,8 @@ export function makeBacking(
       io: faults ?? plain,
       map: new ExtentMap(options.extents),
       stagingPages: STAGING_PAGES,
-      readLatency: latencies.subarray(0, LATENCY_BUCKETS),
-      writeLatency: latencies.subarray(LATENCY_BUCKETS),
+      readLatency: latencies.subarray(0, LATENCY.DOUBLES),
+      writeLatency: latencies.subarray(LATENCY.DOUBLES),
     }),
   });
   const close = () => {

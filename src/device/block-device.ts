@@ -16,7 +16,7 @@ import { monotonicMicros } from '../native/clock.ts';
 import { closeFd, duplicateFd, isShrinkSealed } from '../native/fd.ts';
 import { isPeerGone } from '../native/socket.ts';
 import type { PageStore } from '../store/page-store.ts';
-import { COUNTER } from '../store/statistics.ts';
+import { COUNTER, REQUEST_LATENCY_DOUBLES } from '../store/statistics.ts';
 import type { ProcessIdentity } from '../store/store-header.ts';
 import {
   type BackendHandler,
@@ -38,6 +38,7 @@ import {
 import { BLOCK_FEATURES, BlockConfig } from '../virtio-blk/config-space.ts';
 import { REQUESTS } from '../virtio-blk/page-device.ts';
 import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../virtio-blk/protocol.ts';
+import { REQUEST_LATENCIES } from '../virtio-blk/request-times.ts';
 import type { BlockDeviceEvents, DeviceTerms } from './device-terms.ts';
 import { SessionLog } from './dirty-log.ts';
 import { type CompletionWatcher, Disk, type DiskOptions, needDisk } from './disk.ts';
@@ -61,6 +62,7 @@ assert(
     REQUESTS.invalid + COUNTER.requestsRead === COUNTER.invalidIo,
   "the queues' counters lie in the store's",
 );
+assert(REQUEST_LATENCIES === REQUEST_LATENCY_DOUBLES, 'and so do their latencies');
 
 const NO_FEATURES: RingFeatures = { eventIdx: false, indirect: false };
 

@@ -88,8 +88,10 @@ export type Order =
   | { readonly kind: 'faults'; readonly device: string; readonly faults: Faults };
 
 export type ReactorReport =
+  /** The thread has begun, and what the kernel calls it. */
+  | { readonly kind: 'thread'; readonly id: number | undefined }
   | { readonly kind: 'warm' }
-  /** The disk exists; `figuresFd` is the file whose first page holds its figures. */
+  /** The disk exists; `figuresFd` is the file whose first pages hold its figures. */
   | { readonly kind: 'ready'; readonly device: string; readonly figuresFd: number }
   | { readonly kind: 'refused'; readonly reason: string }
   | { readonly kind: 'done' }

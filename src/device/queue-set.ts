@@ -12,7 +12,7 @@ import { RefusedError } from '../base/errors.ts';
 import { sooner } from '../base/wait.ts';
 import type { LogArea } from '../memory/dirty-log.ts';
 import { GuestMemory, type GuestRegion } from '../memory/guest-memory.ts';
-import { monotonicMicros } from '../native/clock.ts';
+import { monotonicMicros, turnClock } from '../native/clock.ts';
 import { closeFd } from '../native/fd.ts';
 import type { BackedStore } from '../store/backed-store.ts';
 import type { PageStore } from '../store/page-store.ts';
@@ -23,6 +23,7 @@ import type { InflightRegion } from '../virtio/inflight.ts';
 import { BlockQueue } from '../virtio-blk/block-queue.ts';
 import { NO_PAGES } from '../virtio-blk/no-pages.ts';
 import { type PageDevice, REQUESTS } from '../virtio-blk/page-device.ts';
+import { REQUEST_LATENCIES, type RequestFigures } from '../virtio-blk/request-times.ts';
 import { InflightArea } from './inflight-area.ts';
 import { type KickWatcher, Ring, type RingFeatures, type RingState } from './ring.ts';
 
@@ -110,7 +111,11 @@ export interface ThreadDisk {
 }
 
 /** Where requests are counted that no disk has seen. */
-const NOBODYS_COUNTS = new Float64Array(REQUESTS.COUNT);
+const NOBODYS_FIGURES: RequestFigures = {
+  counts: new Float64Array(REQUESTS.COUNT),
+  latencies: new Float64Array(REQUEST_LATENCIES),
+  clock: turnClock,
+};
 
 export class QueueSet implements DeviceQueues {
   readonly #name: string;
@@ -124,6 +129,8 @@ export class QueueSet implements DeviceQueues {
   readonly #rings: (Ring | undefined)[];
   /** Those to be served, in order. */
   #served: Ring[] = [];
+  /** The last serve() found something to do. */
+  hasServed = false;
   /** Requests were served since the last maintain(). */
   #hasWorked = false;
   /** When maintain() last found that they were; resident guest pages are dropped some time after. */
@@ -148,20 +155,39 @@ export class QueueSet implements DeviceQueues {
   // ── Serving ───────────────────────────────────────────────────────────────────────────────────
   // HOT PATH from here to maintain(): no allocation, no BigInt, no closures, no await.
 
-  /** Serves each ring a bounded batch. Whether there may be more to do at once. */
+  /**
+   * Serves each ring a bounded batch. Whether there may be more to do at once. The thread's clock was
+   * read just before, and is again when something was done.
+   */
   serve(): boolean {
+    const start = turnClock.micros;
     const backed = this.#backed;
-    if (backed !== undefined) backed.reap();
+    this.hasServed = backed?.hasEnded() === true;
+    if (this.hasServed) backed!.reap();
     let hasMore = false;
     for (let i = 0; i < this.#served.length; i++) {
       const ring = this.#served[i]!;
       if (!ring.queue.hasWork) continue;
+      this.hasServed = true;
       this.#hasWorked = true;
       if (ring.queue.serve(TURN_PAGES) <= 0) hasMore = true;
       if (ring.queue.ring.brokenReason !== undefined) this.#retire(ring);
     }
-    if (backed !== undefined) backed.flush();
+    if (backed !== undefined) {
+      backed.flush();
+      if (this.hasServed) turnClock.read();
+    }
+    if (this.#store !== undefined) {
+      this.#store.counters[COUNTER.serveMicros]! += (turnClock.micros - start) | 0;
+    }
     return hasMore;
+  }
+
+  /** This thread polled for so long, because of this device's requests. */
+  countPolling(micros: number): void {
+    // What has no ring is polled for no more.
+    if (this.#served.length === 0 || this.#store === undefined) return;
+    this.#store.counters[COUNTER.pollMicros]! += micros;
   }
 
   /** Whether serve() could do anything now. */
@@ -377,7 +403,7 @@ export class QueueSet implements DeviceQueues {
     for (const ring of this.#rings) {
       // What is half refused is popped again, and then there is a disk.
       ring?.queue.suspend();
-      ring?.queue.setDevice(this.#pages, this.#counts);
+      ring?.queue.setDevice(this.#pages, this.#figures);
     }
   }
 
@@ -385,10 +411,12 @@ export class QueueSet implements DeviceQueues {
     return this.#backed ?? this.#store ?? NO_PAGES;
   }
 
-  get #counts(): Float64Array {
-    const { requestsRead } = COUNTER;
-    const counters = this.#store?.counters;
-    return counters?.subarray(requestsRead, requestsRead + REQUESTS.COUNT) ?? NOBODYS_COUNTS;
+  get #figures(): RequestFigures {
+    if (this.#store === undefined) return NOBODYS_FIGURES;
+    const { row, requestLatencyRow } = this.#store.mapped;
+    const first = COUNTER.requestsRead;
+    const counts = row.subarray(first, first + REQUESTS.COUNT);
+    return { counts, latencies: requestLatencyRow, clock: turnClock };
   }
 
   grow(slots: number): void {
@@ -450,8 +478,8 @@ export class QueueSet implements DeviceQueues {
       ring = new Ring(index, this.#watcher, (self) => {
         const notify = () => self.signalCall();
         const blockBytes = this.#logicalBlockBytes;
-        const [pages, counts] = [this.#pages, this.#counts];
-        return new BlockQueue(this.#memory, pages, counts, this.#name, notify, blockBytes);
+        const [pages, figures] = [this.#pages, this.#figures];
+        return new BlockQueue(this.#memory, pages, figures, this.#name, notify, blockBytes);
       });
       this.#rings[index] = ring;
     }

@@ -6,7 +6,7 @@
 
 import { parentPort, workerData } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
-import { abortWith } from '../native/process.ts';
+import { abortWith, threadId } from '../native/process.ts';
 import { PageStore } from '../store/page-store.ts';
 import type { QueueCall, QueueWorkerOptions, ReactorReport } from './orders.ts';
 import { type DeviceQueues, QueueSet, type QueueSetOptions, type Report } from './queue-set.ts';
@@ -31,6 +31,7 @@ class QueueThread {
   }
 
   run(): void {
+    this.#post({ kind: 'thread', id: threadId() });
     this.#reactor.run();
     this.#reactor.close();
   }

@@ -10,6 +10,7 @@ import { assert } from '../base/assert.ts';
 import { RefusedError } from '../base/errors.ts';
 import { mapFileWindow, releaseWindow } from '../memory/memory-file.ts';
 import type { Window } from '../memory/window.ts';
+import { threadCpuMicros } from '../native/clock.ts';
 import { createEventFd, signalEventFd } from '../native/eventfd.ts';
 import { abortWith } from '../native/process.ts';
 import { FIGURES_BYTES, type HeaderFigures, headerFigures } from '../store/layout.ts';
@@ -48,6 +49,8 @@ export class ReactorThread {
   #ordered = 0;
   readonly #obeyed = new Int32Array(new SharedArrayBuffer(4));
   #isStopping = false;
+  /** Of the reactor and its queue threads: what the kernel calls them. */
+  readonly #threadIds: number[] = [];
   readonly #released = new Set<string>();
 
   /** With so many queue threads to help it; devices are opened in it. */
@@ -138,7 +141,13 @@ export class ReactorThread {
   /** Undefined: the device has no disk. */
   statistics(device: string): Statistics | undefined {
     const disk = this.#disks.get(device);
-    return disk && readStatistics(disk.options.backing?.path ?? null, disk.figures);
+    if (disk === undefined) return undefined;
+    const process = { cpuMicros: this.#cpuMicros() };
+    return readStatistics(disk.options.backing?.path ?? null, disk.figures, process);
+  }
+
+  #cpuMicros(): number {
+    return this.#threadIds.reduce((sum, id) => sum + threadCpuMicros(id), 0);
   }
 
   /** Orders the threads to end and waits for them, at most `millis`. */
@@ -174,6 +183,8 @@ export class ReactorThread {
         this.#events.connection(report.device, report.isConnected);
       } else if (report.kind === 'running') {
         this.#events.running(report.device, report.isRunning);
+      } else if (report.kind === 'thread') {
+        if (report.id !== undefined) this.#threadIds.push(report.id);
       } else if (report.kind === 'released') this.#released.add(report.device);
       else this.#waiting.shift()?.(report);
     });

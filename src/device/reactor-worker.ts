@@ -7,7 +7,7 @@ import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_thread
 import { assert } from '../base/assert.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
 import { closeFd } from '../native/fd.ts';
-import { abortWith, exitNow } from '../native/process.ts';
+import { abortWith, exitNow, threadId } from '../native/process.ts';
 import { connectUnix, isPeerGone, peerProcessId } from '../native/socket.ts';
 import { ProtocolError, RequestError } from '../vhost-user-ts/index.ts';
 import { BlockDevice } from './block-device.ts';
@@ -35,6 +35,7 @@ function main(): void {
   const port = parentPort;
   assert(port !== null, 'this file is a worker thread');
   const post = (report: ReactorReport) => port.postMessage(report);
+  post({ kind: 'thread', id: threadId() });
   const options = workerData as ReactorOptions;
   const threads = options.lines.map((line) => new ThreadCaller<QueueCall>(line));
   const reactor = new Reactor(options.wakeFd, {

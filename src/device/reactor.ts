@@ -12,7 +12,7 @@
 
 import { errnoText, SystemError } from '../base/errors.ts';
 import { sooner } from '../base/wait.ts';
-import { involuntarySwitches, monotonicMicros } from '../native/clock.ts';
+import { involuntarySwitches, monotonicMicros, turnClock } from '../native/clock.ts';
 import { EPOLLIN, EPOLLRDHUP, Epoll } from '../native/epoll.ts';
 import { drainEventFd } from '../native/eventfd.ts';
 import { closeFd, setNonBlocking } from '../native/fd.ts';
@@ -65,6 +65,8 @@ export class Reactor implements KickWatcher, CompletionWatcher {
   readonly #served: QueueSet[] = [];
   readonly #endpoints: Endpoint[] = [];
   readonly #policy = new PollPolicy();
+  /** Whose rings had something to do last, when they were served or looked at: who is polled for. */
+  #lastBusy: QueueSet | undefined;
   #isStopping = false;
   #sawKick = false;
 
@@ -166,14 +168,16 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     this.#isStopping = true;
   }
 
-  /** Serves until stop(). */
+  /** Serves until stop(). The clock is read again after all that takes time. */
   run(): void {
+    turnClock.read();
     for (let turn = 0; !this.#isStopping; turn = (turn + 1) & 0xffff) {
       const isBusy = this.#serve() || this.#poll();
       if (!isBusy && this.#sleep()) continue;
       if (turn % TURNS_PER_LOOK !== 0 && !this.#isUrgent()) continue;
-      this.#maintain(monotonicMicros());
+      this.#maintain(turnClock.micros);
       this.#dispatch(0);
+      turnClock.read();
     }
   }
 
@@ -193,7 +197,9 @@ export class Reactor implements KickWatcher, CompletionWatcher {
   #serve(): boolean {
     let hasMore = false;
     for (let i = 0; i < this.#served.length; i++) {
-      if (this.#served[i]!.serve()) hasMore = true;
+      const queues = this.#served[i]!;
+      if (queues.serve()) hasMore = true;
+      if (queues.hasServed) this.#lastBusy = queues;
     }
     return hasMore;
   }
@@ -201,14 +207,17 @@ export class Reactor implements KickWatcher, CompletionWatcher {
   /** HOT PATH: no allocation. */
   #hasWork(): boolean {
     for (let i = 0; i < this.#served.length; i++) {
-      if (this.#served[i]!.hasWork()) return true;
+      const queues = this.#served[i]!;
+      if (!queues.hasWork()) continue;
+      this.#lastBusy = queues;
+      return true;
     }
     return false;
   }
 
   /** HOT PATH: no allocation. Looks at the rings for a while; whether something came. */
   #poll(): boolean {
-    const start = monotonicMicros();
+    const start = turnClock.micros;
     if (this.#policy.isPeriodOver(start)) this.#policy.renew(start, involuntarySwitches());
     const wanted = this.#policy.pollMicros;
     if (wanted === 0) return false;
@@ -216,9 +225,10 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     let elapsed = 0;
     while (!found && elapsed < wanted) {
       for (let i = 0; i < LOOKS_PER_CLOCK && !found; i++) found = this.#hasWork();
-      elapsed = (monotonicMicros() - start) | 0;
+      elapsed = (turnClock.read() - start) | 0;
     }
     this.#policy.polled(elapsed, found);
+    this.#lastBusy?.countPolling(elapsed);
     return found;
   }
 
@@ -228,10 +238,11 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     // Enable, then look again: what came before the driver could see the wish brings no kick.
     const isIdle = !this.#hasWork();
     if (isIdle) {
-      const start = monotonicMicros();
+      const start = turnClock.micros;
       this.#sawKick = false;
       this.#dispatch(this.#maintain(start));
-      if (this.#sawKick) this.#policy.slept((monotonicMicros() - start) | 0);
+      const slept = (turnClock.read() - start) | 0;
+      if (this.#sawKick) this.#policy.slept(slept);
     }
     for (let i = 0; i < this.#served.length; i++) this.#served[i]!.disableKicks();
     return isIdle;

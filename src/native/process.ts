@@ -5,7 +5,8 @@
  * never ends; `process.abort()` does not exist in a worker.
  */
 
-import { readFileSync, writeSync } from 'node:fs';
+import { readFileSync, readlinkSync, writeSync } from 'node:fs';
+import { basename } from 'node:path';
 import { libcFunction } from './libc.ts';
 
 const c = {
@@ -29,6 +30,15 @@ export function abortWith(thread: string, error: unknown): never {
   }
   c.abort();
   throw new Error('abort returned');
+}
+
+/** What the kernel calls the thread that asks; undefined: that may not be seen. */
+export function threadId(): number | undefined {
+  try {
+    return Number(basename(readlinkSync('/proc/thread-self')));
+  } catch {
+    return undefined;
+  }
 }
 
 /**

@@ -4,16 +4,17 @@
  * over it, and a later process rebuilds the rest from table, block map and objects (recovery.ts).
  *
  *   ┌────────┬──────────┬────────────┬─────────────┬─────────────┬───────────┬────────┬─ ─ ─ ─ ─ ─┐
- *   │ header │ counters,│ locks of   │ allocator's │ arena's     │ block map,│ table, │ checksums,
+ *   │ header │ figures, │ locks of   │ allocator's │ arena's     │ block map,│ table, │ checksums,
  *   │ page   │ by thread│ slots      │ lists       │ block words │ 1 byte a  │ 1 word │ 1 word
  *   │        │          │            │             │             │ block     │ a slot │ a slot
  *   └────────┴──────────┴────────────┴─────────────┴─────────────┴───────────┴────────┴─ ─ ─ ─ ─ ─┘
  *
- * Checksums, of the pages on the backing swap, are there only with one.
+ * Figures: counters, and latencies of requests. Checksums, of the pages on the backing swap, are
+ * there only with one.
  */
 
-import { LATENCY_BUCKETS } from '../backing/page-io.ts';
 import { assert } from '../base/assert.ts';
+import { LATENCY } from '../base/latency.ts';
 import { PAGE_BYTES, roundUp } from '../base/units.ts';
 import { LOCK_WORDS } from '../memory/spin-lock.ts';
 import { WINDOW_BYTES_MAX, type Window } from '../memory/window.ts';
@@ -27,10 +28,10 @@ import {
 } from '../xvmalloc/arena.ts';
 import type { BudgetTerms } from '../xvmalloc/budget-share.ts';
 import { Xvmalloc } from '../xvmalloc/xvmalloc.ts';
-import { COUNTER_COUNT, COUNTER_ROW } from './statistics.ts';
+import { COUNTER_COUNT, COUNTER_ROW, REQUEST_LATENCY_ROW } from './statistics.ts';
 
-/** Counts of backing I/Os by latency: LATENCY_BUCKETS of reads, then as many of writes. */
-export const LATENCY_COUNT = 2 * LATENCY_BUCKETS;
+/** Doubles for latencies of backing I/Os: those of reads, then those of writes. */
+export const LATENCY_COUNT = 2 * LATENCY.DOUBLES;
 
 /** Header page: who and what the store is (store-header.ts), then doubles. Byte offsets. */
 export const HEADER = {
@@ -62,7 +63,7 @@ export const HEADER = {
 } as const;
 export const HEADER_MAGIC = 0x77737a72;
 /** Of all that is laid out here, and of what the words mean. */
-export const STORE_VERSION = 3;
+export const STORE_VERSION = 4;
 export const STORE_UUID_BYTES = 16;
 export const STORE_NAME_BYTES = 32;
 export const STORE_BACKING_BYTES = 32;
@@ -71,13 +72,14 @@ export const STORE_SETTINGS_BYTES = 1920;
 export const STORE_DIRTY = 1;
 export const STORE_CLEAN = 2;
 
-/** The second page: a row of counters for each thread, which alone counts there. */
+/** From the second page on: a row of each kind for each thread, which alone counts there. */
 const COUNTERS = PAGE_BYTES;
+const REQUEST_LATENCIES = COUNTERS + SHARDS_MAX * COUNTER_ROW * 8;
+const FIGURES_END = REQUEST_LATENCIES + SHARDS_MAX * REQUEST_LATENCY_ROW * 8;
 /** What other threads map to read the figures. */
-export const FIGURES_BYTES = 2 * PAGE_BYTES;
+export const FIGURES_BYTES = roundUp(FIGURES_END, PAGE_BYTES);
 
 assert(COUNTER_COUNT <= COUNTER_ROW, 'a thread has a counter of each kind');
-assert(SHARDS_MAX * COUNTER_ROW * 8 <= PAGE_BYTES, "all threads' counters are one page");
 assert(HEADER.settings + STORE_SETTINGS_BYTES <= HEADER.gauges, 'settings end before gauges');
 assert(HEADER.gauges + ARENA_GAUGE.COUNT * 8 <= HEADER.latencies, 'gauges end before latencies');
 assert(HEADER.latencies + LATENCY_COUNT * 8 <= PAGE_BYTES, 'the header is one page');
@@ -155,7 +157,10 @@ export interface HeaderFigures {
   /** A row of COUNTER_ROW doubles for each thread; the figure is their sum. */
   readonly counters: Float64Array;
   readonly gauges: Float64Array;
+  /** Of the backing's I/Os. */
   readonly latencies: Float64Array;
+  /** A row of REQUEST_LATENCY_ROW doubles for each thread. */
+  readonly requestLatencies: Float64Array;
 }
 
 /** Views of the figures in the file's mapped beginning (FIGURES_BYTES), for any thread. */
@@ -165,6 +170,7 @@ export function headerFigures(header: Window): HeaderFigures {
     counters: new Float64Array(buffer, COUNTERS, SHARDS_MAX * COUNTER_ROW),
     gauges: new Float64Array(buffer, HEADER.gauges, ARENA_GAUGE.COUNT),
     latencies: new Float64Array(buffer, HEADER.latencies, LATENCY_COUNT),
+    requestLatencies: new Float64Array(buffer, REQUEST_LATENCIES, SHARDS_MAX * REQUEST_LATENCY_ROW),
   };
 }
 

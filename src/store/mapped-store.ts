@@ -18,7 +18,7 @@ import {
   type StoreShape,
   storeLayout,
 } from './layout.ts';
-import { COUNTER_ROW } from './statistics.ts';
+import { COUNTER_ROW, REQUEST_LATENCY_ROW } from './statistics.ts';
 import { type StoreFiles, volatileFiles } from './store-files.ts';
 import { StoreHeader } from './store-header.ts';
 
@@ -34,6 +34,8 @@ export interface MappedStore extends HeaderFigures {
   readonly header: StoreHeader;
   /** This thread's own row of the counters. */
   readonly row: Float64Array;
+  /** And of the latencies of requests. */
+  readonly requestLatencyRow: Float64Array;
   readonly table: Int32Array;
   /** By slot: of the page on the backing swap. Empty without one. */
   readonly checksums: Int32Array;
@@ -75,12 +77,15 @@ export function joinStore(shared: SharedStore, thread: number): MappedStore {
   const lists = new Int32Array(buffer, layout.lists, stateWords);
   const figures = headerFigures(file);
   const locks = new Int32Array(buffer, layout.locks, SLOT_LOCKS * LOCK_WORDS);
+  const rowOf = (rows: Float64Array, doubles: number) =>
+    rows.subarray(thread * doubles, (thread + 1) * doubles);
   const lock = (_: unknown, i: number) => new SpinLock(locks, i * LOCK_WORDS);
   return {
     shared,
     header: new StoreHeader(file.u8),
     ...figures,
-    row: figures.counters.subarray(thread * COUNTER_ROW, (thread + 1) * COUNTER_ROW),
+    row: rowOf(figures.counters, COUNTER_ROW),
+    requestLatencyRow: rowOf(figures.requestLatencies, REQUEST_LATENCY_ROW),
     table: new Int32Array(buffer, layout.table, slots),
     checksums: new Int32Array(buffer, layout.checksums, hasBacking ? slots : 0),
     slotLocks: isShared ? Array.from({ length: SLOT_LOCKS }, lock) : undefined,

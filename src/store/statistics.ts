@@ -4,8 +4,8 @@
  * read and written count pages; `invalid_io` counts requests.
  */
 
-import { LATENCY_BUCKETS } from '../backing/page-io.ts';
-import { PAGE_BYTES } from '../base/units.ts';
+import { LATENCY, LATENCY_BUCKETS } from '../base/latency.ts';
+import { PAGE_BYTES, roundUp } from '../base/units.ts';
 import { ARENA_GAUGE } from '../xvmalloc/arena.ts';
 import type { HeaderFigures } from './layout.ts';
 
@@ -41,10 +41,19 @@ export const COUNTER = {
   disksize: 22,
   /** Objects and raw pages let go of, for whatever reason: compaction's measure of what may be wasted. */
   releases: 23,
+  /** Microseconds in which rings were served, and in which they were polled on the device's behalf. */
+  serveMicros: 24,
+  pollMicros: 25,
 } as const;
 export const COUNTER_COUNT = Object.keys(COUNTER).length;
 /** Doubles from one thread's row of counters to the next: whole cache lines. */
 export const COUNTER_ROW = 32;
+
+/** Kinds of requests whose latencies are kept, in the order of COUNTER. */
+const REQUEST_KIND = { read: 0, write: 1, discard: 2, COUNT: 3 } as const;
+/** Doubles that one thread's latencies of requests take, and to the next one's: cache lines again. */
+export const REQUEST_LATENCY_DOUBLES = REQUEST_KIND.COUNT * LATENCY.DOUBLES;
+export const REQUEST_LATENCY_ROW = roundUp(REQUEST_LATENCY_DOUBLES, 8);
 
 /** Those that say what the slots hold now, which the table says as well. */
 export const HELD_COUNTERS: ReadonlySet<number> = new Set([
@@ -85,6 +94,8 @@ export interface Statistics {
   readonly orig_data_size: number;
   readonly compr_data_size: number;
   readonly mem_used_total: number;
+  /** What the host has set aside for pages: that, and what is kept for the next ones. */
+  readonly mem_reserved: number;
   readonly bdev_num_reads: number;
   readonly bdev_num_writes: number;
   readonly pages_on_backing: number;
@@ -93,20 +104,82 @@ export interface Statistics {
   /** I/Os on the backing swap by latency: entry i counts those of [2^i, 2^(i+1)) microseconds. */
   readonly bdev_read_latency: readonly number[];
   readonly bdev_write_latency: readonly number[];
+  /** The sums of these latencies. */
+  readonly bdev_read_latency_micros: number;
+  readonly bdev_write_latency_micros: number;
   readonly requests_read: number;
   readonly requests_write: number;
   readonly requests_discard: number;
   readonly requests_other: number;
+  /** Requests that were returned, likewise: from the queue's finding them to the driver's being told. */
+  readonly read_latency: readonly number[];
+  readonly write_latency: readonly number[];
+  readonly discard_latency: readonly number[];
+  readonly read_latency_micros: number;
+  readonly write_latency_micros: number;
+  readonly discard_latency_micros: number;
+  /** Time in which its rings were served, by all its threads. */
+  readonly serve_micros: number;
+  /** Time in which threads polled after this device's requests, until others came or none did. */
+  readonly poll_micros: number;
+  /** Processor time of the threads that serve it, since they began; other devices' share is in it. */
+  readonly cpu_micros: number;
+}
+
+/** What the process knows and the store does not. */
+export interface ProcessFigures {
+  readonly cpuMicros: number;
+}
+
+const NO_PROCESS: ProcessFigures = { cpuMicros: 0 };
+
+/** Latencies that begin at `first` of each row: the sum over the rows. */
+function sumLatencies(rows: Float64Array, first: number, row = rows.length) {
+  const sums = new Array<number>(LATENCY.DOUBLES).fill(0);
+  for (let at = first; at < rows.length; at += row) {
+    for (let i = 0; i < LATENCY.DOUBLES; i++) sums[i]! += rows[at + i]!;
+  }
+  return { buckets: sums.slice(0, LATENCY_BUCKETS), micros: sums[LATENCY.sum]! };
 }
 
 function percent(part: number, whole: number): number {
   return whole === 0 ? 0 : Math.floor((100 * part) / whole);
 }
 
-/** Reads the figures at one moment. Counters of another thread may be a few requests apart. */
-export function readStatistics(backingSwapName: string | null, figures: HeaderFigures): Statistics {
+function requestFigures({ counters, requestLatencies }: HeaderFigures) {
+  const latencyOf = (kind: number) =>
+    sumLatencies(requestLatencies, kind * LATENCY.DOUBLES, REQUEST_LATENCY_ROW);
+  const [read, write] = [latencyOf(REQUEST_KIND.read), latencyOf(REQUEST_KIND.write)];
+  const discard = latencyOf(REQUEST_KIND.discard);
+  return {
+    requests_read: sumCounter(counters, COUNTER.requestsRead),
+    requests_write: sumCounter(counters, COUNTER.requestsWrite),
+    requests_discard: sumCounter(counters, COUNTER.requestsDiscard),
+    requests_other: sumCounter(counters, COUNTER.requestsOther),
+    read_latency: read.buckets,
+    write_latency: write.buckets,
+    discard_latency: discard.buckets,
+    read_latency_micros: read.micros,
+    write_latency_micros: write.micros,
+    discard_latency_micros: discard.micros,
+    serve_micros: sumCounter(counters, COUNTER.serveMicros),
+    poll_micros: sumCounter(counters, COUNTER.pollMicros),
+  };
+}
+
+/**
+ * Reads the figures at one moment. Counters of another thread may be a few requests apart. Without
+ * what the process knows it has used no processor time.
+ */
+export function readStatistics(
+  backingSwapName: string | null,
+  figures: HeaderFigures,
+  { cpuMicros } = NO_PROCESS,
+): Statistics {
   const { counters, gauges, latencies } = figures;
   const count = (index: number) => sumCounter(counters, index);
+  const bdevRead = sumLatencies(latencies, 0);
+  const bdevWrite = sumLatencies(latencies, LATENCY.DOUBLES);
   const pagesUsed = gauges[ARENA_GAUGE.poolPages]! + gauges[ARENA_GAUGE.rawPages]!;
   const pagesStored = count(COUNTER.pagesStored);
   return {
@@ -128,16 +201,17 @@ export function readStatistics(backingSwapName: string | null, figures: HeaderFi
     orig_data_size: pagesStored * PAGE_BYTES,
     compr_data_size: count(COUNTER.comprDataSize),
     mem_used_total: pagesUsed * PAGE_BYTES,
+    mem_reserved: gauges[ARENA_GAUGE.reservedPages]! * PAGE_BYTES,
     bdev_num_reads: count(COUNTER.bdevNumReads),
     bdev_num_writes: count(COUNTER.bdevNumWrites),
     pages_on_backing: count(COUNTER.pagesOnBacking),
     pages_lost: count(COUNTER.pagesLost),
     pages_moved_out: count(COUNTER.pagesMovedOut),
-    bdev_read_latency: [...latencies.subarray(0, LATENCY_BUCKETS)],
-    bdev_write_latency: [...latencies.subarray(LATENCY_BUCKETS)],
-    requests_read: count(COUNTER.requestsRead),
-    requests_write: count(COUNTER.requestsWrite),
-    requests_discard: count(COUNTER.requestsDiscard),
-    requests_other: count(COUNTER.requestsOther),
+    bdev_read_latency: bdevRead.buckets,
+    bdev_write_latency: bdevWrite.buckets,
+    bdev_read_latency_micros: bdevRead.micros,
+    bdev_write_latency_micros: bdevWrite.micros,
+    ...requestFigures(figures),
+    cpu_micros: cpuMicros,
   };
 }

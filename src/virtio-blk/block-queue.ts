@@ -19,6 +19,7 @@ import {
   type PageClient,
   type PageResult,
 } from '../base/page-operation.ts';
+import type { TurnClock } from '../base/turn-clock.ts';
 import { joinU64, readHalf } from '../base/u64.ts';
 import { PAGE_BYTES, SECTOR_BYTES, SECTORS_PER_PAGE } from '../base/units.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
@@ -43,6 +44,7 @@ import {
   VIRTIO_BLK_T_OUT,
   VIRTIO_BLK_T_WRITE_ZEROES,
 } from './protocol.ts';
+import { type RequestFigures, RequestTimes } from './request-times.ts';
 
 /**
  * Completions are shown to the driver in batches, of half of what waits in the ring: a driver that
@@ -53,6 +55,8 @@ const PUBLISH_BATCH_MIN = 4;
 const PUBLISH_BATCH_MAX = 16;
 /** A request that moves no page costs about as much as one page. */
 const REQUEST_PAGES = 1;
+/** A batch of larger requests than of a page reads the clock after so many, 100 to 200 µs. */
+const CLOCK_PAGES = PUBLISH_BATCH_MAX * (REQUEST_PAGES + 1);
 /** Freeing a page costs a fraction of compressing one. */
 const FREES_PER_PAGE = 16;
 /**
@@ -69,6 +73,8 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   readonly #memory: GuestMemory<W>;
   #device: PageDevice<W>;
   #counts: Float64Array;
+  readonly #clock: TurnClock;
+  readonly #times: RequestTimes;
   readonly #serial: Uint8Array;
   readonly #notify: () => void;
   /** What requests are whole numbers of: 512 bytes or a page. */
@@ -112,7 +118,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   constructor(
     memory: GuestMemory<W>,
     device: PageDevice<W>,
-    counts: Float64Array,
+    figures: RequestFigures,
     serial: string,
     notify: () => void,
     logicalBlockBytes = PAGE_BYTES,
@@ -120,21 +126,24 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     this.#memory = memory;
     this.#device = device;
     this.#blockBytes = logicalBlockBytes;
-    this.#counts = counts;
+    this.#counts = figures.counts;
+    this.#clock = figures.clock;
+    this.#times = new RequestTimes(figures);
     this.#serial = new Uint8Array(VIRTIO_BLK_ID_BYTES);
     this.#serial.set(Buffer.from(serial, 'latin1').subarray(0, VIRTIO_BLK_ID_BYTES));
     this.#notify = notify;
     this.ring = new Virtqueue(memory);
-    this.#order = new CompletionOrder(this.ring);
+    this.#order = new CompletionOrder(this.ring, this.#times);
     this.#cursor = new ChainCursor(memory, this.#chain);
     this.#finder = new ChainCursor(memory, this.#chain);
   }
 
   /** From now on requests are for these pages, and counted there; none is under way. */
-  setDevice(device: PageDevice<W>, counts: Float64Array): void {
+  setDevice(device: PageDevice<W>, { counts, latencies }: RequestFigures): void {
     assert(this.outstanding === 0, 'a request is about one disk');
     this.#device = device;
     this.#counts = counts;
+    this.#times.countIn(latencies);
   }
 
   /** Whether a request is half done. */
@@ -161,6 +170,8 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   /** The ring is attached and has started: makes room for chains as long as it, and for as many. */
   begin(): void {
     this.#order.reset(this.ring.size, !this.ring.hasInflight);
+    // A batch that is nearly full, and then all others at once.
+    this.#times.reset(PUBLISH_BATCH_MAX + this.ring.size);
     if (this.ring.size <= this.#chain.capacity) return;
     this.#chain = new DescriptorChain(this.ring.size);
   }
@@ -200,15 +211,22 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
 
   /**
    * Serves the ring for about `budget` pages. Returns what is left of the budget: more than zero
-   * means that nothing is to be done now, or that the ring is broken.
+   * means that nothing is to be done now, or that the ring is broken. The clock was read just before,
+   * and is again at the end, if anything was done.
    */
   serve(budget: number): number {
     let left = budget;
+    /** What was left when the clock was read. */
+    let timed = budget;
     const wanted = this.ring.available >> 1;
     this.#batch = Math.max(PUBLISH_BATCH_MIN, Math.min(wanted, PUBLISH_BATCH_MAX));
     while (left > 0) {
       if (this.#request === undefined) {
         if (!this.#mayHold) break;
+        if (timed - left >= CLOCK_PAGES) {
+          this.#clock.read();
+          timed = left;
+        }
         const popped = this.ring.pop(this.#chain);
         if (popped === POP_EMPTY) break;
         if (popped === POP_BROKEN || !this.#parse()) break;
@@ -216,9 +234,12 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
       }
       left = this.#run(left);
       if (this.#request !== undefined) break;
-      if (this.#unpublished >= this.#batch) this.#publish();
+      if (this.#unpublished < this.#batch) continue;
+      this.#publish();
+      timed = left;
     }
-    this.#publish();
+    if (this.#unpublished > 0) this.#publish();
+    else if (left < timed) this.#clock.read();
     return left;
   }
 
@@ -279,6 +300,8 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     if (this.#unpublished === 0) return;
     this.#unpublished = 0;
     if (this.ring.publish()) this.#notify();
+    // Not before: the driver need not wait for this.
+    this.#times.published();
   }
 
   /**
@@ -300,7 +323,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     this.#statusLo = cursor.addressLo;
     this.#statusHi = cursor.addressHi;
     const request = this.#unused.pop() ?? this.#makeRequest();
-    request.begin(this.#order.begin());
+    request.begin(this.#order.begin(), this.#clock.micros);
     this.#request = request;
     this.#pagesLeft = 0;
     this.#ranges.clear();
@@ -331,37 +354,34 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
 
   /** The cursor stands behind the header. */
   #decide(request: BlockRequest): void {
-    const counts = this.#counts;
     const outBytes = this.#chain.readableBytes - VIRTIO_BLK_REQ.HEADER_BYTES;
     const inBytes = this.#chain.writableBytes - 1;
     switch (request.type) {
       case VIRTIO_BLK_T_IN:
-        counts[REQUESTS.read]!++;
+        request.kind = REQUESTS.read;
         this.#cursor.toWritable();
         this.#decideTransfer(request, inBytes);
-        return;
+        break;
       case VIRTIO_BLK_T_OUT:
-        counts[REQUESTS.write]!++;
+        request.kind = REQUESTS.write;
         this.#decideTransfer(request, outBytes);
-        return;
+        break;
       case VIRTIO_BLK_T_DISCARD:
       case VIRTIO_BLK_T_WRITE_ZEROES:
-        counts[REQUESTS.discard]!++;
+        request.kind = REQUESTS.discard;
         this.#decideRanges(request, outBytes);
-        return;
+        break;
       case VIRTIO_BLK_T_GET_ID:
-        counts[REQUESTS.other]!++;
         this.#cursor.toWritable();
         this.#writeSerial(request, inBytes);
-        return;
+        break;
       case VIRTIO_BLK_T_FLUSH:
         // What a completed write stored is stored, and the backing swap is written past all caches.
-        counts[REQUESTS.other]!++;
-        return;
+        break;
       default:
-        counts[REQUESTS.other]!++;
         request.status = VIRTIO_BLK_S_UNSUPP;
     }
+    this.#counts[request.kind]!++;
   }
 
   #decideTransfer(request: BlockRequest, bytes: number): void {
@@ -542,7 +562,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     const dataIn = chain.writableBytes - 1;
     const moved = isRead && request.status === VIRTIO_BLK_S_OK ? request.dataBytes : 0;
     const bytes = moved === dataIn ? moved + 1 : moved;
-    this.#unpublished += this.#order.end(request.sequence, chain.head, bytes);
+    this.#unpublished += this.#order.end(request, chain.head, bytes);
     if (this.#foundIn === request) this.#foundIn = undefined;
     request.release();
     this.#unused.push(request);

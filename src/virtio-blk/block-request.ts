@@ -8,6 +8,7 @@
 
 import { PAGE_BYTES } from '../base/units.ts';
 import { DescriptorChain } from '../virtio/chain.ts';
+import { REQUESTS } from './page-device.ts';
 import { VIRTIO_BLK_S_OK } from './protocol.ts';
 
 /** A request within the advertised limits (SEG_MAX) has no more: such copies are kept for reuse. */
@@ -20,6 +21,10 @@ export class BlockRequest {
   /** Its place in the order of completion. */
   sequence = 0;
   type = 0;
+  /** One of REQUESTS, by which it is counted. */
+  kind: number = REQUESTS.other;
+  /** When the clock was read last before it was popped. */
+  beganAt = 0;
   status = VIRTIO_BLK_S_OK;
   /** Bytes of data that a read or write moves; of others, those that were written for the driver. */
   dataBytes = 0;
@@ -35,9 +40,11 @@ export class BlockRequest {
     this.index = index;
   }
 
-  begin(sequence: number): void {
+  begin(sequence: number, now: number): void {
     this.sequence = sequence;
     this.type = 0;
+    this.kind = REQUESTS.other;
+    this.beganAt = now;
     this.status = VIRTIO_BLK_S_OK;
     this.dataBytes = 0;
     this.inPage = 0;

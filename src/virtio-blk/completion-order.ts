@@ -13,11 +13,16 @@
 
 import type { Window } from '../memory/window.ts';
 import type { Virtqueue } from '../virtio/virtqueue.ts';
+import type { BlockRequest } from './block-request.ts';
+import type { RequestTimes } from './request-times.ts';
 
 export class CompletionOrder<W extends Window> {
   readonly #ring: Virtqueue<W>;
+  readonly #times: RequestTimes;
   #heads = new Int32Array(0);
   #bytes = new Int32Array(0);
+  #kinds = new Uint8Array(0);
+  #begins = new Int32Array(0);
   #isDone = new Uint8Array(0);
   #mask = 0;
   /** Sequence numbers, modulo 2^16, of the oldest request not pushed and of the next one popped. */
@@ -25,8 +30,10 @@ export class CompletionOrder<W extends Window> {
   #next = 0;
   #isOrdered = true;
 
-  constructor(ring: Virtqueue<W>) {
+  /** `times`: told of what is pushed. */
+  constructor(ring: Virtqueue<W>, times: RequestTimes) {
     this.#ring = ring;
+    this.#times = times;
   }
 
   /** For a ring of `size` (a power of two); nothing is outstanding. */
@@ -36,6 +43,8 @@ export class CompletionOrder<W extends Window> {
     if (this.#heads.length === size) return;
     this.#heads = new Int32Array(size);
     this.#bytes = new Int32Array(size);
+    this.#kinds = new Uint8Array(size);
+    this.#begins = new Int32Array(size);
     this.#isDone = new Uint8Array(size);
     this.#mask = size - 1;
   }
@@ -61,31 +70,37 @@ export class CompletionOrder<W extends Window> {
   }
 
   /** The request is done: pushes it and those that waited for it; how many. */
-  end(sequence: number, head: number, writtenBytes: number): number {
-    if (!this.#isOrdered) {
-      // Only their number matters.
-      this.#ring.push(head, writtenBytes);
-      this.#first = (this.#first + 1) & 0xffff;
-      return 1;
+  end({ sequence, kind, beganAt }: BlockRequest, head: number, writtenBytes: number): number {
+    // Out of order only their number matters.
+    if (!this.#isOrdered || sequence === this.#first) {
+      this.#push(head, writtenBytes, kind, beganAt);
+      return this.#isOrdered ? 1 + this.#pushWaiting() : 1;
     }
-    if (sequence !== this.#first) {
-      const at = sequence & this.#mask;
-      this.#heads[at] = head;
-      this.#bytes[at] = writtenBytes;
-      this.#isDone[at] = 1;
-      return 0;
-    }
-    this.#ring.push(head, writtenBytes);
-    this.#first = (this.#first + 1) & 0xffff;
-    let count = 1;
+    const at = sequence & this.#mask;
+    this.#heads[at] = head;
+    this.#bytes[at] = writtenBytes;
+    this.#kinds[at] = kind;
+    this.#begins[at] = beganAt;
+    this.#isDone[at] = 1;
+    return 0;
+  }
+
+  /** Those from the first on that are done; how many. */
+  #pushWaiting(): number {
+    let count = 0;
     while (this.#first !== this.#next) {
       const at = this.#first & this.#mask;
       if (this.#isDone[at] === 0) break;
-      this.#ring.push(this.#heads[at]!, this.#bytes[at]!);
-      this.#first = (this.#first + 1) & 0xffff;
+      this.#push(this.#heads[at]!, this.#bytes[at]!, this.#kinds[at]!, this.#begins[at]!);
       count++;
     }
     return count;
+  }
+
+  #push(head: number, writtenBytes: number, kind: number, beganAt: number): void {
+    this.#ring.push(head, writtenBytes);
+    this.#times.pushed(kind, beganAt);
+    this.#first = (this.#first + 1) & 0xffff;
   }
 
   /** Those outstanding will be popped again, or never asked for. */

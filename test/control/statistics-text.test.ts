@@ -2,8 +2,9 @@
 
 import { describe, expect, it } from 'vitest';
 import { daemonText, devicesText, statisticsText } from '../../src/control/statistics-text.ts';
-import { LATENCY_COUNT } from '../../src/store/layout.ts';
-import { COUNTER, COUNTER_COUNT, readStatistics } from '../../src/store/statistics.ts';
+import { Window } from '../../src/memory/window.ts';
+import { FIGURES_BYTES, headerFigures, LATENCY_COUNT } from '../../src/store/layout.ts';
+import { COUNTER, readStatistics } from '../../src/store/statistics.ts';
 import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
 import { daemonStatus, deviceStatus } from '../driver/control-stand-in.ts';
 
@@ -11,8 +12,8 @@ function sample(
   backingSwapName: string | null = null,
   latencies = new Float64Array(LATENCY_COUNT),
 ) {
-  const counters = new Float64Array(COUNTER_COUNT);
-  const gauges = new Float64Array(ARENA_GAUGE.COUNT);
+  const figures = headerFigures(new Window(FIGURES_BYTES));
+  const { counters, gauges } = figures;
   counters[COUNTER.numWrites] = 12;
   counters[COUNTER.pagesStored] = 8;
   counters[COUNTER.goodCompress] = 6;
@@ -25,7 +26,7 @@ function sample(
   counters[COUNTER.pagesOnBacking] = 4;
   gauges[ARENA_GAUGE.poolPages] = 3;
   gauges[ARENA_GAUGE.rawPages] = 1;
-  return readStatistics(backingSwapName, { counters, gauges, latencies });
+  return readStatistics(backingSwapName, { ...figures, latencies });
 }
 
 describe('statisticsText', () => {

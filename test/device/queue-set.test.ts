@@ -6,15 +6,19 @@
 import { readSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
 import { RefusedError } from '../../src/base/errors.ts';
+import { LATENCY, LATENCY_BUCKETS } from '../../src/base/latency.ts';
 import { QueueSet } from '../../src/device/queue-set.ts';
+import { turnClock } from '../../src/native/clock.ts';
 import { createEventFd } from '../../src/native/eventfd.ts';
 import { closeFd } from '../../src/native/fd.ts';
 import { PageStore } from '../../src/store/page-store.ts';
-import { COUNTER, sumCounter } from '../../src/store/statistics.ts';
+import { COUNTER, readStatistics, sumCounter } from '../../src/store/statistics.ts';
+import { REQUESTS } from '../../src/virtio-blk/page-device.ts';
 import { GuestDriver } from '../driver/guest-driver.ts';
 import { GuestRam } from '../driver/guest-ram.ts';
 import { Random } from '../driver/random.ts';
 import { read, write } from '../driver/requests.ts';
+import { checkLatencies } from '../models/known-figures.ts';
 
 const QUEUES = 4;
 const SLOTS = 256;
@@ -66,6 +70,8 @@ function start(set: QueueSet, ram: GuestRam, index: number): GuestDriver {
 function served(set: QueueSet, driver: GuestDriver, request: ReturnType<typeof read>): Uint8Array {
   driver.submit(request);
   driver.ring.publish();
+  // As a reactor has.
+  turnClock.read();
   while (set.serve());
   const [done] = driver.complete();
   expect(done!.status).toBe(0);
@@ -90,6 +96,30 @@ describe('sets of queues over one store', () => {
     expect(sumCounter(counters, COUNTER.requestsRead)).toBe(20);
     expect(sumCounter(counters, COUNTER.requestsWrite)).toBe(20);
     expect(store.counters[COUNTER.requestsWrite]).toBe(10);
+    const figures = readStatistics(null, store.mapped);
+    checkLatencies(figures);
+    // Each thread has counted its own.
+    const writes = REQUESTS.write * LATENCY.DOUBLES;
+    const own = store.mapped.requestLatencyRow.subarray(writes, writes + LATENCY_BUCKETS);
+    expect(own.reduce((sum, count) => sum + count)).toBe(10);
+    const { read_latency_micros, write_latency_micros, serve_micros } = figures;
+    expect(serve_micros).toBeGreaterThanOrEqual(read_latency_micros + write_latency_micros);
+  });
+
+  it('say who had something to do, and count what is polled for those that have rings', () => {
+    const { store, ram, sets } = setUp(2);
+    const [first, second] = sets as [QueueSet, QueueSet];
+    for (const set of sets) set.setMemoryTable(...tableOf(ram));
+    const driver = start(first, ram, 0);
+    driver.submit(read(3, 1));
+    driver.ring.publish();
+    for (const set of sets) set.serve();
+    expect(sets.map(({ hasServed }) => hasServed)).toEqual([true, false]);
+    first.serve();
+    expect(first.hasServed).toBe(false);
+    first.countPolling(30);
+    second.countPolling(500);
+    expect(sumCounter(store.mapped.counters, COUNTER.pollMicros)).toBe(30);
   });
 
   it('have memory of their own: what one unmaps, another still has', () => {

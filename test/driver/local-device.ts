@@ -9,6 +9,7 @@ import type { CompletionWatcher, DiskOptions } from '../../src/device/disk.ts';
 import type { QueueCall } from '../../src/device/orders.ts';
 import type { KickWatcher } from '../../src/device/ring.ts';
 import type { ThreadCaller } from '../../src/device/thread-call.ts';
+import { turnClock } from '../../src/native/clock.ts';
 import { createEventFd } from '../../src/native/eventfd.ts';
 import { closeFd } from '../../src/native/fd.ts';
 import { PROTOCOL_FEATURES } from '../../src/vhost-user-ts/index.ts';
@@ -104,6 +105,7 @@ export class LocalDevice implements KickWatcher, CompletionWatcher {
 
   /** Serves until nothing is left. */
   serve(): void {
+    turnClock.read();
     for (let turn = 0; this.device.queues.serve(); turn++) {
       if (turn > 100_000) throw new Error('the device never comes to an end');
     }

@@ -11,6 +11,7 @@ import type { DriverRingOptions } from './driver-ring.ts';
 import { type BlockRequest, type Completion, GuestDriver } from './guest-driver.ts';
 import { GuestRam } from './guest-ram.ts';
 import type { Layout } from './layouts.ts';
+import { makeFigures } from './request-figures.ts';
 
 export interface LocalQueueOptions extends DriverRingOptions {
   readonly size?: number;
@@ -27,7 +28,7 @@ export class LocalQueue {
   readonly memory: GuestMemory<PageWindow>;
   readonly queue: BlockQueue<PageWindow>;
   readonly driver: GuestDriver;
-  readonly counts = new Float64Array(REQUESTS.COUNT);
+  readonly figures = makeFigures();
   /** How often the queue asked for an interrupt. */
   notifications = 0;
 
@@ -40,8 +41,8 @@ export class LocalQueue {
       this.notifications++;
     };
     const { logicalBlockBytes } = options;
-    const { memory, counts } = this;
-    this.queue = new BlockQueue(memory, device, counts, serial, notify, logicalBlockBytes);
+    const { memory, figures } = this;
+    this.queue = new BlockQueue(memory, device, figures, serial, notify, logicalBlockBytes);
     this.driver = new GuestDriver(this.ram, options.size ?? 128, options);
     const { ring } = this.driver;
     const wrong = this.queue.ring.attach(ring.size, ring.userAddresses);
@@ -49,6 +50,10 @@ export class LocalQueue {
     const features = { eventIdx: ring.eventIdx, indirect: options.indirect ?? true };
     this.queue.ring.start(ring.startIndex, features);
     this.queue.begin();
+  }
+
+  get counts(): Float64Array {
+    return this.figures.counts;
   }
 
   get invalid(): number {

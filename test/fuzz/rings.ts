@@ -16,10 +16,10 @@ import {
   VIRTQ_DESC,
 } from '../../src/virtio/split-ring.ts';
 import { BlockQueue } from '../../src/virtio-blk/block-queue.ts';
-import { REQUESTS } from '../../src/virtio-blk/page-device.ts';
 import { DriverRing, encodeDescriptor } from '../driver/driver-ring.ts';
 import { type Layout, randomLayout, type Segment } from '../driver/layouts.ts';
 import type { Random } from '../driver/random.ts';
+import { makeFigures } from '../driver/request-figures.ts';
 import { type Budget, check, runCases } from './budget.ts';
 import { CheckedStore, HostileGuest, PLAN_COUNT } from './hostile-guest.ts';
 
@@ -78,10 +78,9 @@ class RingCase {
     this.#offered = startIndex;
     this.#indirect = !random.oneIn(8);
     this.#free = Array.from({ length: size }, (_, i) => i);
-    const counts = new Float64Array(REQUESTS.COUNT);
     this.#blockBytes = random.pick([512, 4096]);
     const { memory } = guest;
-    this.#queue = new BlockQueue(memory, device, counts, 'fuzz', () => {}, this.#blockBytes);
+    this.#queue = new BlockQueue(memory, device, makeFigures(), 'fuzz', () => {}, this.#blockBytes);
     const { ring } = this.#queue;
     const wrong = ring.attach(size, this.#ring.userAddresses);
     check(wrong === undefined, () => `attach: ${wrong}`);

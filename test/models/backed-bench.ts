@@ -5,7 +5,8 @@
  */
 
 import { ExtentMap } from '../../src/backing/extent-map.ts';
-import { LATENCY_BUCKETS, PageIo } from '../../src/backing/page-io.ts';
+import { PageIo } from '../../src/backing/page-io.ts';
+import { LATENCY } from '../../src/base/latency.ts';
 import { PAGE_DONE, PAGE_PENDING, type PageResult } from '../../src/base/page-operation.ts';
 import { WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
 import { BackedStore, STAGING_PAGES, STAGING_WINDOW_BYTES } from '../../src/store/backed-store.ts';
@@ -74,8 +75,8 @@ export class BackedBench {
         io: this.io,
         map,
         stagingPages: STAGING_PAGES,
-        readLatency: latencies.subarray(0, LATENCY_BUCKETS),
-        writeLatency: latencies.subarray(LATENCY_BUCKETS),
+        readLatency: latencies.subarray(0, LATENCY.DOUBLES),
+        writeLatency: latencies.subarray(LATENCY.DOUBLES),
       }),
     });
   }

@@ -5,7 +5,7 @@
  * requests.
  */
 
-import type { Statistics } from '../../src/store/statistics.ts';
+import type { KnownStatistics } from './known-figures.ts';
 import { PageStoreModel } from './page-store-model.ts';
 
 const PAGE_BYTES = 4096;
@@ -99,7 +99,7 @@ export class DeviceModel {
   }
 
   /** All that the daemon counts, but for the memory that the pool takes on top of its objects. */
-  statistics(pagesUsed: number): Statistics {
+  statistics(pagesUsed: number): KnownStatistics {
     const { read, write, discard, other, invalid } = this.requests;
     return {
       ...this.store.statistics(this.slots * PAGE_BYTES, pagesUsed),

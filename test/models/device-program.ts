@@ -23,6 +23,7 @@ import {
   type Segment,
   TYPE,
 } from './device-model.ts';
+import { checkLatencies, type KnownStatistics, knownFigures } from './known-figures.ts';
 import { keepingOf } from './page-store-model.ts';
 import { somePage } from './pages.ts';
 import { seededRandom } from './random.ts';
@@ -147,7 +148,8 @@ export class DeviceProgram {
       this.#compareBacked(got);
       return;
     }
-    deepStrictEqual(got, this.model.statistics(got.pages_used));
+    deepStrictEqual(knownFigures(got), this.model.statistics(got.pages_used));
+    checkLatencies(got);
     const pool = (got.pages_used - store.rawPages) * PAGE_BYTES;
     if (pool < store.objectBytes) throw new Error(`${pool} bytes of pool: less than it holds`);
   }
@@ -156,11 +158,11 @@ export class DeviceProgram {
   compareHeld(got: Statistics): void {
     const wanted = this.model.statistics(got.pages_used);
     if (this.#hasBacking) {
-      const [held, all] = [got, wanted].map(heldSomewhere);
+      const [held, all] = [knownFigures(got), wanted].map(heldSomewhere);
       deepStrictEqual(held, all);
       return;
     }
-    const [held, all] = [got, wanted].map((figures) => ({
+    const [held, all] = [knownFigures(got), wanted].map((figures) => ({
       ...heldSomewhere(figures),
       compr_data_size: figures.compr_data_size,
       good_compress_pct: figures.good_compress_pct,
@@ -171,7 +173,7 @@ export class DeviceProgram {
 
   #compareBacked(got: Statistics): void {
     const wanted = this.model.statistics(got.pages_used);
-    const [kept, all] = [got, wanted].map((figures) => ({
+    const [kept, all] = [knownFigures(got), wanted].map((figures) => ({
       ...{ num_writes: figures.num_writes, notify_free: figures.notify_free },
       ...heldSomewhere(figures),
       ...{ failed_reads: figures.failed_reads, failed_writes: figures.failed_writes },
@@ -180,6 +182,7 @@ export class DeviceProgram {
       requests_discard: figures.requests_discard,
     }));
     deepStrictEqual(kept, all);
+    checkLatencies(got);
     // What zeroes a part of a page on the swap reads it there, and is nobody's read.
     if (got.num_reads + got.bdev_num_reads < wanted.num_reads) throw new Error('reads are missing');
     if (got.pages_lost > 0) throw new Error(`${got.pages_lost} pages lost`);
@@ -314,7 +317,7 @@ export class DeviceProgram {
 }
 
 /** That every page is somewhere, and counted once. */
-function heldSomewhere(figures: Statistics) {
+function heldSomewhere(figures: KnownStatistics) {
   return {
     ...{ pages_zero: figures.pages_zero, pages_same: figures.pages_same },
     somewhere: figures.pages_stored + figures.pages_on_backing + figures.pages_lost,

@@ -9,6 +9,7 @@ import type { Statistics } from '../../src/store/statistics.ts';
 import type { Daemon } from '../driver/daemon.ts';
 import { MultiQueueGuest } from '../driver/multi-queue.ts';
 import { DeviceProgram } from './device-program.ts';
+import { areLatenciesCounted } from './known-figures.ts';
 
 const PAGE_BYTES = 4096;
 export const MODEL_NAME = 'ramzswap0';
@@ -52,7 +53,7 @@ export async function runModel(
       program.submit(guest.queues.map(({ driver }) => driver));
       for (const { driver } of guest.queues) driver.flush();
       guest.completeAll(({ index }, done) => program.take(index, done));
-      const statistics = await control.call<Statistics>('statistics', { device: MODEL_NAME });
+      const statistics = await countedStatistics(control);
       program.compareStatistics(statistics);
       onProgress(program.operations);
       if (program.operations >= operations) return { operations: program.operations, statistics };
@@ -63,6 +64,14 @@ export async function runModel(
   } finally {
     guest.close();
     control.close();
+  }
+}
+
+/** Once all latencies are in them. */
+async function countedStatistics(control: ControlClient): Promise<Statistics> {
+  for (let tries = 1; ; tries++) {
+    const statistics = await control.call<Statistics>('statistics', { device: MODEL_NAME });
+    if (areLatenciesCounted(statistics) || tries === 100) return statistics;
   }
 }
 

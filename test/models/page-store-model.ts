@@ -4,7 +4,7 @@
  */
 
 import { Lzo1x, lzo1xWorstCase } from '../../src/lzo-wasm/lzo1x.ts';
-import type { Statistics } from '../../src/store/statistics.ts';
+import type { KnownStatistics } from './known-figures.ts';
 
 const PAGE_BYTES = 4096;
 const DICTIONARY = 0;
@@ -73,7 +73,7 @@ export class PageStoreModel {
   }
 
   /** All that SPEC counts; what the pool adds by itself, `pagesUsed`, is not the model's to know. */
-  statistics(disksize: number, pagesUsed: number): Statistics {
+  statistics(disksize: number, pagesUsed: number): KnownStatistics {
     const raw = this.rawPages;
     const lengths = this.#lengths();
     const stored = raw + lengths.length;

@@ -1,7 +1,14 @@
 /** The clock: monotonic, in microseconds, wrapping at 32 bits. */
 
 import { expect, it } from 'vitest';
-import { involuntarySwitches, monotonicMicros } from '../../src/native/clock.ts';
+import {
+  involuntarySwitches,
+  monotonicMicros,
+  sleepMillis,
+  threadCpuMicros,
+  turnClock,
+} from '../../src/native/clock.ts';
+import { threadId } from '../../src/native/process.ts';
 
 it('counts the microseconds that pass', () => {
   const before = process.hrtime.bigint();
@@ -35,4 +42,29 @@ it('counts preemptions of this thread, which never become fewer', () => {
   const first = involuntarySwitches();
   expect(Number.isInteger(first)).toBe(true);
   expect((involuntarySwitches() - first) | 0).toBeGreaterThanOrEqual(0);
+});
+
+it('shows what was read last until it is read again', () => {
+  const before = monotonicMicros();
+  const read = turnClock.read();
+  expect((read - before) | 0).toBeGreaterThanOrEqual(0);
+  sleepMillis(5);
+  expect(turnClock.micros).toBe(read);
+  expect((turnClock.read() - read) | 0).toBeGreaterThanOrEqual(5000);
+  expect(turnClock.micros).not.toBe(read);
+});
+
+it('knows the processor time of a thread: what it has worked, not what it has slept', () => {
+  const thread = threadId()!;
+  const first = threadCpuMicros(thread);
+  const [start, all] = [performance.now(), process.cpuUsage()];
+  while (threadCpuMicros(thread) - first < 20_000);
+  const { user, system } = process.cpuUsage(all);
+  expect(user + system).toBeGreaterThan(15_000);
+  expect(performance.now() - start).toBeGreaterThan(19);
+  const worked = threadCpuMicros(thread);
+  sleepMillis(50);
+  expect(threadCpuMicros(thread) - worked).toBeLessThan(20_000);
+  // No thread of this process has that number.
+  if (process.pid !== 1) expect(threadCpuMicros(1)).toBe(0);
 });

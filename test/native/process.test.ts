@@ -2,9 +2,10 @@
 
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { expect, it } from 'vitest';
-import { hasProcessEnded, processStart } from '../../src/native/process.ts';
+import { hasProcessEnded, processStart, threadId } from '../../src/native/process.ts';
+import { startThread } from '../driver/threads.ts';
 
 const PROCESS_MODULE = new URL('../../src/native/process.ts', import.meta.url).href;
 
@@ -57,4 +58,19 @@ it('a process has ended when it was killed and its parent has not asked for its 
   expect(readFileSync(`/proc/${pid}/stat`, 'latin1')).toContain(') Z ');
   expect(hasProcessEnded(pid, start)).toBe(true);
   parent.kill('SIGKILL');
+});
+
+it('a thread is known by the name that the kernel has for it, each by its own', async () => {
+  expect(threadId()).toBe(process.pid);
+  const source = `
+    import { parentPort } from 'node:worker_threads';
+    import { threadId } from '${PROCESS_MODULE}';
+    parentPort.postMessage(threadId());
+    parentPort.on('message', () => process.exit());`;
+  const worker = startThread(new URL(`data:text/javascript,${encodeURIComponent(source)}`), {});
+  const [id] = (await once(worker, 'message')) as [number];
+  expect(readdirSync('/proc/self/task').map(Number)).toContain(id);
+  expect(id).not.toBe(process.pid);
+  worker.postMessage('end');
+  await once(worker, 'exit');
 });

@@ -1,20 +1,33 @@
 /** The record that users see, from counters and gauges. */
 
 import { describe, expect, it } from 'vitest';
-import { LATENCY_COUNT } from '../../src/store/layout.ts';
-import { COUNTER, COUNTER_COUNT, readStatistics } from '../../src/store/statistics.ts';
+import { LATENCY_BUCKETS } from '../../src/base/latency.ts';
+import { Window } from '../../src/memory/window.ts';
+import { FIGURES_BYTES, headerFigures, LATENCY_COUNT } from '../../src/store/layout.ts';
+import {
+  COUNTER,
+  COUNTER_COUNT,
+  COUNTER_ROW,
+  REQUEST_LATENCY_DOUBLES,
+  REQUEST_LATENCY_ROW,
+  readStatistics,
+} from '../../src/store/statistics.ts';
 import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
+
+/** Zeros, of all threads. */
+const makeFigures = () => headerFigures(new Window(FIGURES_BYTES));
 
 function statisticsOf(
   counts: Partial<Record<keyof typeof COUNTER, number>>,
   gauges = [0, 0, 0],
   latencies = new Float64Array(LATENCY_COUNT),
 ) {
-  const counters = new Float64Array(COUNTER_COUNT);
+  const figures = makeFigures();
   for (const [name, count] of Object.entries(counts)) {
-    counters[COUNTER[name as keyof typeof COUNTER]] = count;
+    figures.counters[COUNTER[name as keyof typeof COUNTER]] = count;
   }
-  return readStatistics('/swap', { counters, gauges: Float64Array.from(gauges), latencies });
+  figures.gauges.set(gauges);
+  return readStatistics('/swap', { ...figures, latencies });
 }
 
 it('has a place of its own for every counter', () => {
@@ -45,6 +58,8 @@ it('shows every counter under its own name', () => {
     pagesMovedOut: 'pages_moved_out',
     memlimit: 'memlimit',
     disksize: 'disksize',
+    serveMicros: 'serve_micros',
+    pollMicros: 'poll_micros',
   };
   for (const name of names.filter((one) => one in shown)) {
     const changed = Object.entries(statisticsOf({ [name]: 12345 })).filter(
@@ -60,12 +75,35 @@ it('shows every counter under its own name', () => {
   ]);
 });
 
-it('shows the latencies of reads, then of writes', () => {
+it('shows the latencies of reads on the backing and their sum, then those of writes', () => {
   const latencies = Float64Array.from({ length: LATENCY_COUNT }, (_, i) => i);
   const statistics = statisticsOf({}, [0, 0, 0], latencies);
   const { bdev_read_latency, bdev_write_latency } = statistics;
-  expect([...bdev_read_latency, ...bdev_write_latency]).toEqual([...latencies]);
-  expect(bdev_read_latency).toHaveLength(LATENCY_COUNT / 2);
+  const { bdev_read_latency_micros, bdev_write_latency_micros } = statistics;
+  const reads = [...bdev_read_latency, bdev_read_latency_micros];
+  expect([...reads, ...bdev_write_latency, bdev_write_latency_micros]).toEqual([...latencies]);
+  expect(bdev_read_latency).toHaveLength(LATENCY_BUCKETS);
+});
+
+it('shows the latencies of reads, writes and discards, summed over all threads', () => {
+  const figures = makeFigures();
+  const { requestLatencies } = figures;
+  requestLatencies.forEach((_, at) => {
+    const [thread, i] = [Math.floor(at / REQUEST_LATENCY_ROW), at % REQUEST_LATENCY_ROW];
+    requestLatencies[at] = i < REQUEST_LATENCY_DOUBLES ? (thread + 1) * (i + 1) : Number.NaN;
+  });
+  const statistics = readStatistics(null, figures);
+  const shown = (['read', 'write', 'discard'] as const).flatMap((kind) => [
+    ...statistics[`${kind}_latency`],
+    statistics[`${kind}_latency_micros`],
+  ]);
+  const threads = (16 * 17) / 2;
+  const expected = Array.from({ length: REQUEST_LATENCY_DOUBLES }, (_, i) => threads * (i + 1));
+  expect(shown).toEqual(expected);
+});
+
+it('shows what the process knows', () => {
+  expect(readStatistics(null, makeFigures(), { cpuMicros: 77 })).toMatchObject({ cpu_micros: 77 });
 });
 
 describe('derived figures', () => {
@@ -87,6 +125,7 @@ describe('derived figures', () => {
     gauges[ARENA_GAUGE.reservedPages] = 100;
     const statistics = statisticsOf({}, gauges);
     expect([statistics.pages_used, statistics.mem_used_total]).toEqual([12, 12 * 4096]);
+    expect(statistics.mem_reserved).toBe(100 * 4096);
   });
 
   it('stay exact beyond 2^32', () => {

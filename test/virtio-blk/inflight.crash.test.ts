@@ -13,13 +13,13 @@ import { PageWindow } from '../../src/store/page-window.ts';
 import { InflightRegion } from '../../src/virtio/inflight.ts';
 import { availRingBytes, descTableBytes, usedRingBytes } from '../../src/virtio/split-ring.ts';
 import { BlockQueue } from '../../src/virtio-blk/block-queue.ts';
-import { REQUESTS } from '../../src/virtio-blk/page-device.ts';
 import { VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_IN } from '../../src/virtio-blk/protocol.ts';
 import { type Completion, GuestDriver, type Ticket } from '../driver/guest-driver.ts';
 import { GuestRam } from '../driver/guest-ram.ts';
 import { randomLayout } from '../driver/layouts.ts';
 import { PendingPageDevice } from '../driver/pending-page-device.ts';
 import { Random } from '../driver/random.ts';
+import { makeFigures } from '../driver/request-figures.ts';
 import { clear, read, write } from '../driver/requests.ts';
 import { recordWrites, withRecordedAtomics } from '../models/recording-memory.ts';
 
@@ -141,8 +141,8 @@ class Scene {
   /** A new process takes over. */
   begin(): void {
     if (this.#queue !== undefined) this.device.abandon(this.#queue);
-    const counts = new Float64Array(REQUESTS.COUNT);
-    const queue = new BlockQueue(this.#stage.memory, this.device, counts, 'ramzswap0', () => {});
+    const { memory } = this.#stage;
+    const queue = new BlockQueue(memory, this.device, makeFigures(), 'ramzswap0', () => {});
     this.#queue = queue;
     const { ring } = this.driver;
     expect(queue.ring.attach(SIZE, ring.userAddresses)).toBeUndefined();

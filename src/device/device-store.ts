@@ -7,6 +7,7 @@ import { randomBytes } from 'node:crypto';
 import { makeSwapHeader, takeOverSwapHeader } from '../backing/swap-header.ts';
 import { RefusedError } from '../base/errors.ts';
 import { bytesToPages, formatBytes, PAGE_BYTES } from '../base/units.ts';
+import { bootSeconds } from '../native/clock.ts';
 import { closeFd } from '../native/fd.ts';
 import { type MappedStore, makeStore, mapStore } from '../store/mapped-store.ts';
 import { PageStore } from '../store/page-store.ts';
@@ -81,9 +82,11 @@ export function goOnWithStore(store: PageStore, options: DiskOptions, report: Re
 function storeOptions(options: DiskOptions): PageStoreOptions {
   const { name, diskBytes, diskBytesMax = diskBytes, backing, queueThreads = 1 } = options;
   const { poolLimitBytes, incompressibleBytes, isLocked = false } = options;
-  const { wipesOnFree = false, budget } = options;
+  const { wipesOnFree = false, budget, guestPageBytes } = options;
   return {
     name,
+    headerSlots: guestPageBytes / PAGE_BYTES,
+    ageClock: bootSeconds,
     slots: diskBytes / PAGE_BYTES,
     slotsMax: diskBytesMax / PAGE_BYTES,
     threads: queueThreads,

@@ -10,7 +10,7 @@ import { assert } from '../base/assert.ts';
 import { RefusedError } from '../base/errors.ts';
 import { mapFileWindow, releaseWindow } from '../memory/memory-file.ts';
 import type { Window } from '../memory/window.ts';
-import { threadCpuMicros } from '../native/clock.ts';
+import { bootSeconds, threadCpuMicros } from '../native/clock.ts';
 import { createEventFd, signalEventFd } from '../native/eventfd.ts';
 import { abortWith } from '../native/process.ts';
 import { FIGURES_BYTES, type HeaderFigures, headerFigures } from '../store/layout.ts';
@@ -142,7 +142,7 @@ export class ReactorThread {
   statistics(device: string): Statistics | undefined {
     const disk = this.#disks.get(device);
     if (disk === undefined) return undefined;
-    const process = { cpuMicros: this.#cpuMicros() };
+    const process = { cpuMicros: this.#cpuMicros(), bootSeconds: bootSeconds() };
     return readStatistics(disk.options.backing?.path ?? null, disk.figures, process);
   }
 

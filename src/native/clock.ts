@@ -7,6 +7,7 @@ import type { TurnClock } from '../base/turn-clock.ts';
 import { libcFunction } from './libc.ts';
 
 const CLOCK_MONOTONIC = 1;
+const CLOCK_BOOTTIME = 7;
 const RUSAGE_THREAD = 1;
 /** struct rusage, LP64: two timevals, then fourteen longs of which nivcsw is the last. */
 const RUSAGE = { nivcsw: 136, SIZE: 144 } as const;
@@ -37,6 +38,12 @@ export const turnClock: TurnClock & { micros: number } = {
     return this.micros;
   },
 };
+
+/** HOT PATH: no allocation. Seconds since boot, those of sleep too: the same in every process. */
+export function bootSeconds(): number {
+  c.clock_gettime(CLOCK_BOOTTIME, timespec);
+  return timespecWords[0]!;
+}
 
 /**
  * Microseconds of processor time that a thread of this process (its threadId()) has used; 0 when it

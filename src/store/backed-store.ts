@@ -314,7 +314,7 @@ export class BackedStore implements PageIoOwner, Mover {
     if (kind === OP.write) this.#counters[COUNTER.numWrites]!++;
     if (errno === 0) {
       this.#checksums[slot] = operations.checksum[op]!;
-      this.#memory.publish(slot, SLOT_BACKED);
+      this.#memory.publish(slot, SLOT_BACKED, kind === OP.move);
       if (kind === OP.move) this.#counters[COUNTER.pagesMovedOut]!++;
       return true;
     }

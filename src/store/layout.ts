@@ -3,13 +3,13 @@
  * is there, in typed arrays over mappable memory: other threads read the counters and serve queues
  * over it, and a later process rebuilds the rest from table, block map and objects (recovery.ts).
  *
- *   ┌────────┬──────────┬────────────┬─────────────┬─────────────┬───────────┬────────┬─ ─ ─ ─ ─ ─┐
- *   │ header │ figures, │ locks of   │ allocator's │ arena's     │ block map,│ table, │ checksums,
- *   │ page   │ by thread│ slots      │ lists       │ block words │ 1 byte a  │ 1 word │ 1 word
- *   │        │          │            │             │             │ block     │ a slot │ a slot
- *   └────────┴──────────┴────────────┴─────────────┴─────────────┴───────────┴────────┴─ ─ ─ ─ ─ ─┘
+ *   ┌────────┬──────────┬─────────┬─────────────┬────────────┬───────────┬────────┬────────┬─ ─ ─ ─ ─ ┐
+ *   │ header │ figures, │ locks of│ allocator's │ arena's    │ block map,│ table, │ ages,  │ checksums,
+ *   │ page   │ by thread│ slots   │ lists       │ block words│ 1 byte a  │ 1 word │ 1 byte │ 1 word
+ *   │        │          │         │             │            │ block     │ a slot │ a slot │ a slot
+ *   └────────┴──────────┴─────────┴─────────────┴────────────┴───────────┴────────┴────────┴─ ─ ─ ─ ─ ┘
  *
- * Figures: counters, and latencies of requests. Checksums, of the pages on the backing swap, are
+ * Figures: counters, latencies of requests, and how many pages are of which age. Checksums, of the pages on the backing swap, are
  * there only with one.
  */
 
@@ -28,6 +28,7 @@ import {
 } from '../xvmalloc/arena.ts';
 import type { BudgetTerms } from '../xvmalloc/budget-share.ts';
 import { Xvmalloc } from '../xvmalloc/xvmalloc.ts';
+import { AGE_WORDS } from './page-ages.ts';
 import { COUNTER_COUNT, COUNTER_ROW, REQUEST_LATENCY_ROW } from './statistics.ts';
 
 /** Doubles for latencies of backing I/Os: those of reads, then those of writes. */
@@ -75,9 +76,9 @@ export const STORE_CLEAN = 2;
 /** From the second page on: a row of each kind for each thread, which alone counts there. */
 const COUNTERS = PAGE_BYTES;
 const REQUEST_LATENCIES = COUNTERS + SHARDS_MAX * COUNTER_ROW * 8;
-const FIGURES_END = REQUEST_LATENCIES + SHARDS_MAX * REQUEST_LATENCY_ROW * 8;
+const AGES = REQUEST_LATENCIES + SHARDS_MAX * REQUEST_LATENCY_ROW * 8;
 /** What other threads map to read the figures. */
-export const FIGURES_BYTES = roundUp(FIGURES_END, PAGE_BYTES);
+export const FIGURES_BYTES = roundUp(AGES + AGE_WORDS * 4, PAGE_BYTES);
 
 assert(COUNTER_COUNT <= COUNTER_ROW, 'a thread has a counter of each kind');
 assert(HEADER.settings + STORE_SETTINGS_BYTES <= HEADER.gauges, 'settings end before gauges');
@@ -101,6 +102,8 @@ export interface StoreShape {
   /** Pages of the disk, at most. */
   readonly slots: number;
   readonly hasBacking?: boolean;
+  /** First slots that hold the swap header, whose age says nothing. Default: none. */
+  readonly headerSlots?: number;
   /** Threads that serve queues over it. Default 1. */
   readonly threads?: number;
   /** It stays in memory, whatever else the host would like to have there. */
@@ -119,6 +122,7 @@ export interface StoreLayout {
   readonly blocks: number;
   readonly blockMap: number;
   readonly table: number;
+  readonly ages: number;
   /** The end of the file where there are none. */
   readonly checksums: number;
 }
@@ -133,17 +137,21 @@ export function storeLayout({ slots, hasBacking = false }: StoreShape): StoreLay
   const blocks = lists + roundUp(Xvmalloc.stateWords(blockCount, SHARDS_MAX) * 4, PAGE_BYTES);
   const blockMap = blocks + roundUp(Arena.stateWords(arenaPages) * 4, PAGE_BYTES);
   const table = blockMap + roundUp(blockCount, PAGE_BYTES);
-  const checksums = table + roundUp(slots * 4, PAGE_BYTES);
+  const ages = table + roundUp(slots * 4, PAGE_BYTES);
+  const checksums = ages + roundUp(slots, PAGE_BYTES);
   const bytes = checksums + (hasBacking ? roundUp(slots * 4, PAGE_BYTES) : 0);
-  return { bytes, arenaPages, locks, lists, blocks, blockMap, table, checksums };
+  return { bytes, arenaPages, locks, lists, blocks, blockMap, table, ages, checksums };
 }
 
-/** The largest disk in pages: its table and the rest fit one window. About 2 TiB. */
-export const SLOTS_MAX =
-  Math.floor((WINDOW_BYTES_MAX - storeLayout({ slots: ARENA_PAGES_MAX }).table) / PAGE_BYTES) *
-  (PAGE_BYTES / 4);
-/** With a backing swap, for the checksums beside the table: half. */
-export const BACKED_SLOTS_MAX = Math.floor(SLOTS_MAX / 2 / PAGE_BYTES) * PAGE_BYTES;
+/** The largest disk in pages, of so many bytes each in the file, that fits one window. */
+function slotsMax(slotBytes: number): number {
+  const bytes = WINDOW_BYTES_MAX - storeLayout({ slots: ARENA_PAGES_MAX }).table;
+  return Math.floor(bytes / (slotBytes * PAGE_BYTES)) * PAGE_BYTES;
+}
+/** A word and a byte: about 1.6 TiB. */
+export const SLOTS_MAX = slotsMax(5);
+/** And with a backing swap the checksum: 0.9 TiB. */
+export const BACKED_SLOTS_MAX = slotsMax(9);
 
 assert(
   storeLayout({ slots: SLOTS_MAX }).bytes <= WINDOW_BYTES_MAX,
@@ -161,6 +169,8 @@ export interface HeaderFigures {
   readonly latencies: Float64Array;
   /** A row of REQUEST_LATENCY_ROW doubles for each thread. */
   readonly requestLatencies: Float64Array;
+  /** As page-ages.ts draws them. */
+  readonly ageWords: Int32Array;
 }
 
 /** Views of the figures in the file's mapped beginning (FIGURES_BYTES), for any thread. */
@@ -171,6 +181,7 @@ export function headerFigures(header: Window): HeaderFigures {
     gauges: new Float64Array(buffer, HEADER.gauges, ARENA_GAUGE.COUNT),
     latencies: new Float64Array(buffer, HEADER.latencies, LATENCY_COUNT),
     requestLatencies: new Float64Array(buffer, REQUEST_LATENCIES, SHARDS_MAX * REQUEST_LATENCY_ROW),
+    ageWords: new Int32Array(buffer, AGES, AGE_WORDS),
   };
 }
 

@@ -18,6 +18,7 @@ import {
   type StoreShape,
   storeLayout,
 } from './layout.ts';
+import { PageAges } from './page-ages.ts';
 import { COUNTER_ROW, REQUEST_LATENCY_ROW } from './statistics.ts';
 import { type StoreFiles, volatileFiles } from './store-files.ts';
 import { StoreHeader } from './store-header.ts';
@@ -37,6 +38,7 @@ export interface MappedStore extends HeaderFigures {
   /** And of the latencies of requests. */
   readonly requestLatencyRow: Float64Array;
   readonly table: Int32Array;
+  readonly ages: PageAges;
   /** By slot: of the page on the backing swap. Empty without one. */
   readonly checksums: Int32Array;
   /** By slot modulo their number; undefined where one thread alone uses the store. */
@@ -51,6 +53,7 @@ export interface MappedStore extends HeaderFigures {
 export function makeStore(shape: StoreShape, files = volatileFiles(shape)): MappedStore {
   const store = mapStore(shape, files);
   store.arena.begin();
+  store.ages.current = 1;
   return store;
 }
 
@@ -62,7 +65,7 @@ export function mapStore(shape: StoreShape, { fd, arenaFd }: StoreFiles): Mapped
 /** A store that exists, as thread `thread` has it. */
 export function joinStore(shared: SharedStore, thread: number): MappedStore {
   const { slots, hasBacking = false, threads = 1, isLocked = false } = shared;
-  const { wipesOnFree = false, budget: terms } = shared;
+  const { wipesOnFree = false, headerSlots = 0, budget: terms } = shared;
   const layout = storeLayout(shared);
   const file = mapFileWindow(shared.fd, 0, layout.bytes);
   const { buffer } = file.memory;
@@ -77,6 +80,7 @@ export function joinStore(shared: SharedStore, thread: number): MappedStore {
   const lists = new Int32Array(buffer, layout.lists, stateWords);
   const figures = headerFigures(file);
   const locks = new Int32Array(buffer, layout.locks, SLOT_LOCKS * LOCK_WORDS);
+  const ageNumbers = new Uint8Array(buffer, layout.ages, slots);
   const rowOf = (rows: Float64Array, doubles: number) =>
     rows.subarray(thread * doubles, (thread + 1) * doubles);
   const lock = (_: unknown, i: number) => new SpinLock(locks, i * LOCK_WORDS);
@@ -87,6 +91,7 @@ export function joinStore(shared: SharedStore, thread: number): MappedStore {
     row: rowOf(figures.counters, COUNTER_ROW),
     requestLatencyRow: rowOf(figures.requestLatencies, REQUEST_LATENCY_ROW),
     table: new Int32Array(buffer, layout.table, slots),
+    ages: new PageAges(ageNumbers, figures.ageWords, thread, headerSlots),
     checksums: new Int32Array(buffer, layout.checksums, hasBacking ? slots : 0),
     slotLocks: isShared ? Array.from({ length: SLOT_LOCKS }, lock) : undefined,
     arena,

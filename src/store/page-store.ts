@@ -27,9 +27,11 @@ import {
   SEGMENT_WORD_MASK,
   type Xvmalloc,
 } from '../xvmalloc/xvmalloc.ts';
+import { AgeEpochs } from './age-epochs.ts';
 import { Compaction } from './compaction.ts';
 import { SLOT_LOCKS, STORE_UUID_BYTES } from './layout.ts';
 import { joinStore, type MappedStore, makeStore, type SharedStore } from './mapped-store.ts';
+import type { PageAges } from './page-ages.ts';
 import {
   type PageWindow,
   WORK_IN,
@@ -46,6 +48,7 @@ import {
   SLOT_FILLED,
   SLOT_LOST,
   SLOT_POSITION_MIN,
+  takesRoom,
 } from './slot-word.ts';
 import { COUNTER, sumCounter } from './statistics.ts';
 import { UNKNOWN_PROCESS } from './store-header.ts';
@@ -95,6 +98,7 @@ export class PageStore {
   readonly #table: Int32Array;
   /** This thread's row of the event counters. */
   readonly #counters: Float64Array;
+  readonly #ages: PageAges;
   readonly #arena: Arena;
   readonly #objects: Xvmalloc;
   /** Held while a slot changes hands, and while what it holds is copied out. */
@@ -102,6 +106,7 @@ export class PageStore {
   readonly #incompressibleBytes: number;
   /** Thread 0's alone. */
   readonly #compaction: Compaction | undefined;
+  readonly #epochs: AgeEpochs | undefined;
   #slots: number;
   #trimDue = 0;
   /** Objects let go of when others lacked memory the last time. */
@@ -109,7 +114,12 @@ export class PageStore {
   #isOutOfMemory = false;
   #isDamageReported = false;
 
-  private constructor(share: Omit<StoreShare, 'shared'>, mapped: MappedStore, thread: number) {
+  private constructor(
+    share: Omit<StoreShare, 'shared'>,
+    mapped: MappedStore,
+    thread: number,
+    ageClock?: () => number,
+  ) {
     // Now, not at the first guest's page: a file that is missing must be a refusal at start.
     codecModule();
     const { incompressibleBytes } = share;
@@ -119,10 +129,14 @@ export class PageStore {
     this.mapped = mapped;
     this.#table = mapped.table;
     this.#counters = mapped.row;
+    this.#ages = mapped.ages;
     this.#arena = mapped.arena;
     this.#objects = mapped.objects;
     this.#locks = mapped.slotLocks;
     if (thread === 0) this.#compaction = new Compaction(this, mapped.objects, mapped.arena.blocks);
+    if (ageClock !== undefined) {
+      this.#epochs = new AgeEpochs(mapped.ages, mapped.slotLocks, ageClock);
+    }
   }
 
   /** Makes a new, empty store of what was mapped for it; this object is thread 0's. */
@@ -147,7 +161,7 @@ export class PageStore {
   static takeOver(options: PageStoreOptions, mapped: MappedStore): PageStore {
     const { incompressibleBytes = INCOMPRESSIBLE_BYTES } = options;
     const slots = mapped.row[COUNTER.disksize]! / PAGE_BYTES;
-    return new PageStore({ slots, incompressibleBytes }, mapped, 0);
+    return new PageStore({ slots, incompressibleBytes }, mapped, 0, options.ageClock);
   }
 
   /**
@@ -172,7 +186,7 @@ export class PageStore {
     mapped.arena.limitTo(poolLimitBytes);
     mapped.row[COUNTER.disksize] = slots * PAGE_BYTES;
     mapped.header.open(threads);
-    return new PageStore({ slots, incompressibleBytes }, mapped, 0);
+    return new PageStore({ slots, incompressibleBytes }, mapped, 0, options.ageClock);
   }
 
   /** The same store for another thread of this process, number `thread` of those it is made for. */
@@ -298,7 +312,7 @@ export class PageStore {
     }
     if (word !== SLOT_EMPTY) {
       accountWord(this.#counters, this.#objects, word, 1);
-      old = this.#exchange(slot, word);
+      old = this.#exchange(slot, word, false);
     }
     lock?.release();
     if (word === SLOT_EMPTY) {
@@ -357,7 +371,8 @@ export class PageStore {
       sumCounter(counters, COUNTER.notifyFree);
     const releases = sumCounter(counters, COUNTER.releases);
     if (this.#arena.takeShortage() || this.#isAskedFor(releases)) this.#compaction.hurry();
-    const wait = sooner(this.#compaction.step(now, activity, releases), this.#trim(now));
+    const memoryWait = sooner(this.#compaction.step(now, activity, releases), this.#trim(now));
+    const wait = sooner(memoryWait, this.#epochs?.step(now) ?? -1);
     const mustLook = this.#locks !== undefined || this.#arena.budget?.isOver === true;
     return mustLook ? sooner(wait, SHARED_LOOK_MILLIS) : wait;
   }
@@ -422,21 +437,25 @@ export class PageStore {
     return position;
   }
 
-  /** Publishes `word` as the slot's content, then lets go of what it held; that word. */
-  publish(slot: number, word: number): number {
+  /**
+   * Publishes `word` as the slot's content, then lets go of what it held; that word. `isMoved`: it is
+   * the page that the slot had, in another place.
+   */
+  publish(slot: number, word: number, isMoved = false): number {
     // Before others can let go of it.
     accountWord(this.#counters, this.#objects, word, 1);
     const lock = this.#lockOf(slot);
     lock?.acquire();
-    const old = this.#exchange(slot, word);
+    const old = this.#exchange(slot, word, isMoved);
     lock?.release();
     this.#letGo(old);
     return old;
   }
 
-  #exchange(slot: number, word: number): number {
+  #exchange(slot: number, word: number, isMoved: boolean): number {
     const old = this.#table[slot]!;
     Atomics.store(this.#table, slot, word);
+    if (!isMoved) this.#ages.note(slot, takesRoom(word));
     return old;
   }
 

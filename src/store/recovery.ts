@@ -36,6 +36,7 @@ import {
   SLOT_FILLED_END,
   SLOT_LOST,
   SLOT_POSITION_MIN,
+  takesRoom,
 } from './slot-word.ts';
 import { COUNTER_ROW, HELD_COUNTERS, sumCounter } from './statistics.ts';
 
@@ -64,6 +65,7 @@ export function recoverStore(store: MappedStore): Recovered {
   recovery.readTable();
   recovery.restoreArena();
   recovery.restoreBlocks();
+  recountAges(store);
   return { damaged: recovery.damaged };
 }
 
@@ -76,11 +78,17 @@ function settleCounters({ counters, row }: MappedStore): void {
   }
 }
 
+/** A page has the age that it had, or is new: the one written last may be either. */
+function recountAges({ ages, table }: MappedStore): void {
+  ages.recount((slot) => takesRoom(table[slot]!));
+}
+
 /** Counters of what is held become what the table says, in thread 0's row. */
 export function countHeld(store: MappedStore): void {
   const { row, table, objects } = store;
   settleCounters(store);
   for (let slot = 0; slot < table.length; slot++) accountWord(row, objects, table[slot]!, 1);
+  recountAges(store);
 }
 
 class Recovery {

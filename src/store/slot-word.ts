@@ -29,6 +29,11 @@ export const SLOT_POSITION_MIN = 1024;
 export const FILL_OBJECT_BYTES_MAX = 8;
 const GOOD_COMPRESS_BYTES = PAGE_BYTES / 2;
 
+/** HOT PATH: no allocation. Whether the slot's page takes room, in memory or on the backing swap. */
+export function takesRoom(word: number): boolean {
+  return word >>> 0 >= SLOT_POSITION_MIN || word === SLOT_BACKED;
+}
+
 /**
  * HOT PATH: no allocation. Counts a slot's content in (`by` 1) or out (-1) of a row of counters. The
  * object must exist.

@@ -8,6 +8,7 @@ import { LATENCY, LATENCY_BUCKETS } from '../base/latency.ts';
 import { PAGE_BYTES, roundUp } from '../base/units.ts';
 import { ARENA_GAUGE } from '../xvmalloc/arena.ts';
 import type { HeaderFigures } from './layout.ts';
+import { oldestBeginning } from './page-ages.ts';
 
 /** Index of each counter in a thread's row. */
 export const COUNTER = {
@@ -124,14 +125,21 @@ export interface Statistics {
   readonly poll_micros: number;
   /** Processor time of the threads that serve it, since they began; other devices' share is in it. */
   readonly cpu_micros: number;
+  /**
+   * How long ago the page that is held longest was written, in memory or on the backing; at most: it
+   * may be a minute younger, or a fifth (age-epochs.ts). 0: none is held, or it is new.
+   */
+  readonly oldest_page_seconds: number;
 }
 
 /** What the process knows and the store does not. */
 export interface ProcessFigures {
   readonly cpuMicros: number;
+  /** Since boot, now. */
+  readonly bootSeconds: number;
 }
 
-const NO_PROCESS: ProcessFigures = { cpuMicros: 0 };
+const NO_PROCESS: ProcessFigures = { cpuMicros: 0, bootSeconds: 0 };
 
 /** Latencies that begin at `first` of each row: the sum over the rows. */
 function sumLatencies(rows: Float64Array, first: number, row = rows.length) {
@@ -169,17 +177,18 @@ function requestFigures({ counters, requestLatencies }: HeaderFigures) {
 
 /**
  * Reads the figures at one moment. Counters of another thread may be a few requests apart. Without
- * what the process knows it has used no processor time.
+ * what the process knows it has used no processor time, and pages have no age.
  */
 export function readStatistics(
   backingSwapName: string | null,
   figures: HeaderFigures,
-  { cpuMicros } = NO_PROCESS,
+  { cpuMicros, bootSeconds } = NO_PROCESS,
 ): Statistics {
-  const { counters, gauges, latencies } = figures;
+  const { counters, gauges, latencies, ageWords } = figures;
   const count = (index: number) => sumCounter(counters, index);
   const bdevRead = sumLatencies(latencies, 0);
   const bdevWrite = sumLatencies(latencies, LATENCY.DOUBLES);
+  const oldest = oldestBeginning(ageWords) ?? bootSeconds;
   const pagesUsed = gauges[ARENA_GAUGE.poolPages]! + gauges[ARENA_GAUGE.rawPages]!;
   const pagesStored = count(COUNTER.pagesStored);
   return {
@@ -213,5 +222,6 @@ export function readStatistics(
     bdev_write_latency_micros: bdevWrite.micros,
     ...requestFigures(figures),
     cpu_micros: cpuMicros,
+    oldest_page_seconds: Math.max(0, bootSeconds - oldest),
   };
 }

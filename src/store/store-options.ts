@@ -21,6 +21,10 @@ export interface PageStoreOptions {
   readonly incompressibleBytes?: number;
   /** There is a backing swap: keep checksums. */
   readonly hasBacking?: boolean;
+  /** First slots that hold the swap header, whose age says nothing. Default: none. */
+  readonly headerSlots?: number;
+  /** Seconds since boot; without it no page has an age. */
+  readonly ageClock?: () => number;
   /** Threads that use it, each by an object of its own. Default 1. */
   readonly threads?: number;
   /** It is never swapped out. Default false. */
@@ -36,12 +40,13 @@ export function storeShape({
   slots,
   slotsMax = slots,
   hasBacking = false,
+  headerSlots = 0,
   threads = 1,
   isLocked = false,
   wipesOnFree = false,
   budget,
 }: PageStoreOptions): StoreShape {
-  const shape = { slots: slotsMax, hasBacking, threads, isLocked, wipesOnFree };
+  const shape = { slots: slotsMax, hasBacking, headerSlots, threads, isLocked, wipesOnFree };
   return budget === undefined ? shape : { ...shape, budget };
 }
 

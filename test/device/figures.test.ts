@@ -1,6 +1,6 @@
 /**
  * Figures of time of a whole daemon, against the clock of the one who asks: latencies, also of requests
- * that wait for a disk; time that was spent serving and polling; processor time.
+ * that wait for a disk; time that was spent serving and polling; processor time; the oldest page.
  */
 
 import { afterEach, describe, expect, it } from 'vitest';
@@ -127,5 +127,21 @@ describe.skipIf(!isBuilt)('figures of time', () => {
     expect(figures.bdev_write_latency_micros).toBeLessThanOrEqual(figures.write_latency_micros);
     // The disk's time is not the thread's.
     expect(figures.serve_micros).toBeLessThan(passed / 2);
+  });
+
+  it.each([1, 2])('know since when the oldest page is held; %i queue threads', async (threads) => {
+    const args = ['--queue-threads', `${threads}`];
+    const { statistics, run } = await start(args, threads - 1);
+    // Not the swap header.
+    await sleep(1100);
+    expect((await statistics()).oldest_page_seconds).toBe(0);
+    run(write(5, new Random(1).bytes(4096)));
+    await sleep(3500);
+    run(write(6, new Random(2).bytes(4096)));
+    const { oldest_page_seconds } = await statistics();
+    expect(oldest_page_seconds).toBeGreaterThanOrEqual(2);
+    expect(oldest_page_seconds).toBeLessThan(60);
+    for (const page of [5, 6]) run(clear(VIRTIO_BLK_T_DISCARD, [{ sector: 8 * page, sectors: 8 }]));
+    expect((await statistics()).oldest_page_seconds).toBe(0);
   });
 });

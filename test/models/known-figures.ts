@@ -10,7 +10,7 @@ const UNFORESEEN = [
   ...(['bdev_read_latency_micros', 'bdev_write_latency_micros'] as const),
   ...(['read_latency', 'write_latency', 'discard_latency'] as const),
   ...(['read_latency_micros', 'write_latency_micros', 'discard_latency_micros'] as const),
-  ...(['serve_micros', 'poll_micros', 'cpu_micros'] as const),
+  ...(['serve_micros', 'poll_micros', 'cpu_micros', 'oldest_page_seconds'] as const),
 ] as const;
 
 export type KnownStatistics = Omit<Statistics, (typeof UNFORESEEN)[number]>;

@@ -4,8 +4,10 @@ import { expect } from 'vitest';
 import { PAGE_DONE } from '../../src/base/page-operation.ts';
 import { PAGE_BYTES } from '../../src/base/units.ts';
 import { WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
+import { EPOCHS } from '../../src/store/page-ages.ts';
 import { PageStore } from '../../src/store/page-store.ts';
 import { PageWindow } from '../../src/store/page-window.ts';
+import { takesRoom } from '../../src/store/slot-word.ts';
 import { COUNTER, readStatistics } from '../../src/store/statistics.ts';
 import type { PageStoreOptions } from '../../src/store/store-options.ts';
 import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
@@ -15,6 +17,20 @@ import { PageStoreModel } from './page-store-model.ts';
 const CANARY = 0xc7;
 /** Where pages of the guest lie in the window, aligned and not. */
 export const GUEST_PAGE = WINDOW_WORK_BYTES + 4 * PAGE_BYTES;
+
+/** Pages by the number of their epoch are as many as take room, but for the swap header. */
+export function compareAges({ mapped }: PageStore): void {
+  const { table, ages, shared } = mapped;
+  const counts = new Array<number>(EPOCHS).fill(0);
+  table.forEach((word, slot) => {
+    const hasAge = takesRoom(word) && slot >= (shared.headerSlots ?? 0);
+    if (hasAge !== ages.numberOf(slot) > 0) throw new Error(`slot ${slot}: word ${word}`);
+    counts[ages.numberOf(slot)]!++;
+  });
+  for (let number = 1; number < EPOCHS; number++) {
+    if (ages.countOf(number) !== counts[number]) throw new Error(`epoch ${number} is miscounted`);
+  }
+}
 
 export class StoreBench {
   readonly store: PageStore;
@@ -105,6 +121,7 @@ export class StoreBench {
     // Page 0 is nobody's, and reserved when its block is.
     const others = statistics.mem_reserved / PAGE_BYTES - arena.usedPages - arena.sparePages;
     expect([0, 1]).toContain(others);
+    compareAges(this.store);
     expect(this.gauge(ARENA_GAUGE.rawPages)).toBe(this.model.rawPages);
     const poolBytes = this.gauge(ARENA_GAUGE.poolPages) * PAGE_BYTES;
     expect(poolBytes).toBeGreaterThanOrEqual(this.model.objectBytes);

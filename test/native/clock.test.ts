@@ -1,7 +1,9 @@
 /** The clock: monotonic, in microseconds, wrapping at 32 bits. */
 
+import { readFileSync } from 'node:fs';
 import { expect, it } from 'vitest';
 import {
+  bootSeconds,
   involuntarySwitches,
   monotonicMicros,
   sleepMillis,
@@ -52,6 +54,14 @@ it('shows what was read last until it is read again', () => {
   expect(turnClock.micros).toBe(read);
   expect((turnClock.read() - read) | 0).toBeGreaterThanOrEqual(5000);
   expect(turnClock.micros).not.toBe(read);
+});
+
+it('counts the seconds since boot', () => {
+  const system = () => Math.floor(Number(readFileSync('/proc/uptime', 'utf8').split(' ')[0]));
+  const before = system();
+  const seconds = bootSeconds();
+  expect(seconds).toBeGreaterThanOrEqual(before);
+  expect(seconds).toBeLessThanOrEqual(system());
 });
 
 it('knows the processor time of a thread: what it has worked, not what it has slept', () => {

@@ -10,7 +10,7 @@ import { EMPTY } from '../models/named-pages.ts';
 import { SEED } from '../models/random.ts';
 import { impossibleReads, type Timed } from '../models/register.ts';
 import { runStoreThread, runStoreThreads } from '../models/run-store-threads.ts';
-import { StoreBench } from '../models/store-bench.ts';
+import { compareAges, StoreBench } from '../models/store-bench.ts';
 import { KIND, LOG_WORDS } from '../models/store-thread.ts';
 
 describe('several threads', () => {
@@ -39,8 +39,10 @@ describe('several threads', () => {
       racing += reads[slot]!.slice(0, 200).filter(beside).length;
     }
     expect(racing).toBeGreaterThan(0);
+    compareAges(bench.store);
 
     for (let slot = 0; slot < slots; slot++) bench.store.freePage(slot);
+    compareAges(bench.store);
     const statistics = readStatistics(null, bench.store.mapped);
     const kinds = logs.flatMap((log) => {
       const words = new Int32Array(log);

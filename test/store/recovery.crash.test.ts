@@ -21,6 +21,7 @@ import {
   RecordingMemory,
   withRecordedAtomics,
 } from '../models/recording-memory.ts';
+import { compareAges } from '../models/store-bench.ts';
 
 const SLOTS = 24;
 const GUEST_PAGE = WINDOW_WORK_BYTES;
@@ -201,6 +202,7 @@ function checkAll(
 /** The recovered allocator hands out memory that nobody has, and counts it. */
 function useIt(store: PageStore, before: ReadonlyMap<number, Page>, when: string): void {
   const pages = new Map(before);
+  compareAges(store);
   for (let slot = 0; slot < SLOTS; slot += 3) {
     const page = pageOf(slot, 1000 + slot);
     window.u8.set(page, GUEST_PAGE);

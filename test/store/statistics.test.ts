@@ -7,7 +7,6 @@ import { FIGURES_BYTES, headerFigures, LATENCY_COUNT } from '../../src/store/lay
 import {
   COUNTER,
   COUNTER_COUNT,
-  COUNTER_ROW,
   REQUEST_LATENCY_DOUBLES,
   REQUEST_LATENCY_ROW,
   readStatistics,
@@ -103,7 +102,9 @@ it('shows the latencies of reads, writes and discards, summed over all threads',
 });
 
 it('shows what the process knows', () => {
-  expect(readStatistics(null, makeFigures(), { cpuMicros: 77 })).toMatchObject({ cpu_micros: 77 });
+  const process = { cpuMicros: 77, bootSeconds: 1000 };
+  const told = readStatistics(null, makeFigures(), process);
+  expect(told).toMatchObject({ cpu_micros: 77, oldest_page_seconds: 0 });
 });
 
 describe('derived figures', () => {

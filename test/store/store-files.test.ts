@@ -223,7 +223,7 @@ describe('refused, and left as it was, is a store', () => {
     truncateSync(arena, size);
     const bytes = statSync(table).size;
     truncateSync(table, bytes + PAGE);
-    expectRefused(`store ${table}: expected ${bytes} bytes (72 KiB), got ${bytes + PAGE}`);
+    expectRefused(`store ${table}: expected ${bytes} bytes (92 KiB), got ${bytes + PAGE}`);
   });
 
   it('of another format', () => {
@@ -319,7 +319,7 @@ describe('a tmpfs without room', () => {
       const path = join(mounted, `${NAME}.table`);
       expect(bytes).toBeGreaterThan(32 * KIB);
       expect(() => openStoreFiles(mounted, WANTED)).toThrow(
-        new SystemError('fallocate', 28, `${path}: 72 KiB`),
+        new SystemError('fallocate', 28, `${path}: 92 KiB`),
       );
       expect(readdirSync(mounted)).toEqual([]);
       expect(countOpenFds()).toBe(fds);

@@ -22,6 +22,7 @@ export interface Figure {
 }
 
 const PERCENT = 1 / 100;
+const MICROS = 1e-6;
 
 /** In the order of `rzscontrol --json`. */
 export const FIGURES: { readonly [Name in keyof Statistics]: Figure } = {
@@ -101,6 +102,11 @@ export const FIGURES: { readonly [Name in keyof Statistics]: Figure } = {
     help: 'host memory in use for stored pages',
     metric: 'memory_used_bytes',
   },
+  mem_reserved: {
+    kind: 'gauge',
+    help: 'host memory set aside for pages: that in use, and what is kept for the next ones',
+    metric: 'memory_reserved_bytes',
+  },
   bdev_num_reads: {
     kind: 'counter',
     help: 'pages read from the backing swap',
@@ -126,11 +132,23 @@ export const FIGURES: { readonly [Name in keyof Statistics]: Figure } = {
     kind: 'histogram',
     help: 'reads of the backing swap by duration',
     metric: 'backing_read_seconds',
+    sum: 'bdev_read_latency_micros',
   },
   bdev_write_latency: {
     kind: 'histogram',
     help: 'writes of the backing swap by duration',
     metric: 'backing_write_seconds',
+    sum: 'bdev_write_latency_micros',
+  },
+  bdev_read_latency_micros: {
+    kind: 'counter',
+    help: 'sum of bdev_read_latency, in microseconds',
+    metric: null,
+  },
+  bdev_write_latency_micros: {
+    kind: 'counter',
+    help: 'sum of bdev_write_latency, in microseconds',
+    metric: null,
   },
   requests_read: { kind: 'counter', help: 'read requests', metric: 'read_requests_total' },
   requests_write: { kind: 'counter', help: 'write requests', metric: 'write_requests_total' },
@@ -143,5 +161,61 @@ export const FIGURES: { readonly [Name in keyof Statistics]: Figure } = {
     kind: 'counter',
     help: 'flushes, identity and unknown requests',
     metric: 'other_requests_total',
+  },
+  read_latency: {
+    kind: 'histogram',
+    help: 'read requests by duration, from when the queue finds them to when the guest is told',
+    metric: 'read_request_seconds',
+    sum: 'read_latency_micros',
+  },
+  write_latency: {
+    kind: 'histogram',
+    help: 'write requests by duration, from when the queue finds them to when the guest is told',
+    metric: 'write_request_seconds',
+    sum: 'write_latency_micros',
+  },
+  discard_latency: {
+    kind: 'histogram',
+    help: 'discard requests by duration, from when the queue finds them to when the guest is told',
+    metric: 'discard_request_seconds',
+    sum: 'discard_latency_micros',
+  },
+  read_latency_micros: {
+    kind: 'counter',
+    help: 'sum of read_latency, in microseconds',
+    metric: null,
+  },
+  write_latency_micros: {
+    kind: 'counter',
+    help: 'sum of write_latency, in microseconds',
+    metric: null,
+  },
+  discard_latency_micros: {
+    kind: 'counter',
+    help: 'sum of discard_latency, in microseconds',
+    metric: null,
+  },
+  serve_micros: {
+    kind: 'counter',
+    help: 'time in which the rings were served, all threads',
+    metric: 'serve_seconds_total',
+    factor: MICROS,
+  },
+  poll_micros: {
+    kind: 'counter',
+    help: 'time in which threads polled for more requests',
+    metric: 'poll_seconds_total',
+    factor: MICROS,
+  },
+  cpu_micros: {
+    kind: 'counter',
+    help: 'processor time of the threads that serve the device, for other devices too',
+    metric: 'threads_cpu_seconds_total',
+    factor: MICROS,
+  },
+  oldest_page_seconds: {
+    kind: 'gauge',
+    help: 'how long ago the page that is held longest was written, at most',
+    metric: 'oldest_page_age_seconds',
   },
 };

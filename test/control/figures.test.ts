@@ -17,6 +17,13 @@ describe('as metrics', () => {
     expect(untold.map(([name]) => name)).toEqual([]);
   });
 
+  it('every histogram has its sum, which is a counter', () => {
+    for (const [name, { kind, sum }] of ALL) {
+      if (kind !== 'histogram') expect(sum, name).toBeUndefined();
+      else expect(sum === undefined ? name : FIGURES[sum].kind).toBe('counter');
+    }
+  });
+
   it('no two have one name', () => {
     const names = METRICS.map(({ metric }) => metric);
     expect(new Set(names).size).toBe(names.length);

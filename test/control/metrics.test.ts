@@ -43,7 +43,10 @@ describe.skipIf(!hasPrometheusParser)('metrics', () => {
     bdev_read_latency[0] = 1;
     bdev_read_latency[3] = 10;
     bdev_read_latency[LATENCY_BUCKETS - 1] = 100;
-    const statistics = statisticsOf({ bdev_read_latency });
+    const statistics = statisticsOf({
+      bdev_read_latency,
+      bdev_read_latency_micros: 12_345_678,
+    });
     const families = await read(new StatusSource(deviceOf('a', { statistics })));
     const name = 'ramzswap_backing_read_seconds';
     const below = (le: string) => sampleOf(families, `${name}_bucket`, { le });
@@ -51,6 +54,7 @@ describe.skipIf(!hasPrometheusParser)('metrics', () => {
     // 2^23 µs is the lower end of the last.
     expect([below('8.388608'), below('16.777216'), below('+Inf')]).toEqual([11, undefined, 111]);
     expect(sampleOf(families, `${name}_count`)).toBe(111);
+    expect(sampleOf(families, `${name}_sum`)).toBe(12.345678);
     expect(families.find((family) => family.name === name)?.type).toBe('histogram');
   });
 

@@ -77,6 +77,10 @@ describe.skipIf(!hasChromium)('the status page', () => {
       compr_data_size: 90 * MIB,
       mem_used_total: 100 * MIB,
       backing_swap_name: '/dev/sdx1',
+      // 98 below 16 µs, two more below 64; one of three above all.
+      read_latency: [0, 0, 0, 98, 0, 2, ...new Array(18).fill(0)],
+      write_latency: [...new Array(22).fill(0), 2, 1],
+      oldest_page_seconds: 7300,
     });
     const source = new StatusSource(deviceOf('ramzswap0', { statistics }));
     const { address } = await serve(source);
@@ -91,6 +95,11 @@ describe.skipIf(!hasChromium)('the status page', () => {
     await reads(inCard('memory'), /^100 MiB$/);
     await reads(inCard('ratio'), /^3\.00$/);
     await reads('.facts', /Compressed to\s+30\.0%\s+Memory holding data\s+90\.0%/);
+    await reads(
+      '.facts',
+      /Reads\s+half < 16 µs, 99% < 64 µs\s+Writes\s+half < 8\.4 s, 99% > 8\.4 s/,
+    );
+    await reads('.facts', /Backing reads\s+–\s+Backing writes\s+–\s+Oldest page\s+2 h 1 min/);
     await reads('#totals', /300 MiB\s+1 device, 1 active[\s\S]*100 MiB\s+200 MiB saved/);
 
     source.list = [
@@ -117,7 +126,12 @@ describe.skipIf(!hasChromium)('the status page', () => {
     source.devices = () => {
       const seconds = (performance.now() - begun) / 1000;
       const num_writes = Math.floor(offset + 50_000 * seconds);
-      const statistics = holding({ num_writes, num_reads: Math.floor(offset + 8000 * seconds) });
+      const statistics = holding({
+        num_writes,
+        num_reads: Math.floor(offset + 8000 * seconds),
+        serve_micros: 200_000 * seconds,
+        poll_micros: 50_000 * seconds,
+      });
       return [deviceOf('a', { statistics }), deviceOf('b', { statistics })];
     };
     const { address } = await serve(source);
@@ -131,6 +145,7 @@ describe.skipIf(!hasChromium)('the status page', () => {
     const middle = rates.sort((a, b) => a - b)[4]!;
     expect(middle / 50_000, String(rates)).toBeCloseTo(1, 0);
     expect(Math.abs(middle / 50_000 - 1), String(rates)).toBeLessThan(0.3);
+    await reads('.facts', /Busy\s+(2\d|3[0-3])\.\d% of a thread/);
     await reads('#totals [data-f="read"]', /^1[3-9],\d\d\d/);
     offset = -40_000_000;
     await reads(inCard('written'), /^–$/);

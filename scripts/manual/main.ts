@@ -9,14 +9,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { bashCompletion } from '../../src/control/completion.ts';
 import { VERSION } from '../../src/control/version.ts';
-import { RAMZSWAPD } from './ramzswapd.ts';
+import { PAGES } from './pages.ts';
 import { roffPage } from './roff.ts';
-import { RZSCONTROL } from './rzscontrol.ts';
 
 const DIST = fileURLToPath(new URL('../../dist', import.meta.url));
-
-/** Every page that there is. */
-const PAGES = [RZSCONTROL, RAMZSWAPD];
 
 function write(folder: string, name: string, text: string): void {
   mkdirSync(join(DIST, folder), { recursive: true });

@@ -1,5 +1,6 @@
 /** ramzswapd(8): the prose around the options of options.ts. */
 
+import { FILE_OPTIONS } from '../../src/control/config-file.ts';
 import { DAEMON_OPTIONS, DEVICE_OPTIONS } from '../../src/control/options.ts';
 import { optionTerms } from './option-terms.ts';
 import type { Page } from './roff.ts';
@@ -60,8 +61,8 @@ export const RAMZSWAPD: Page = {
       title: 'Configuration file',
       blocks: [
         'YAML. Settings are options by their names: at the top those of the daemon that are not of one ' +
-          'device or one start (`socket-dir`, `socket-group`, `threads`, `queue-threads`, `budget`, ' +
-          '`store-dir`, `fdstore`, `control-path`, `metrics`, `log-level`); under `defaults` those of all ' +
+          `device or one start (${FILE_OPTIONS.map((name) => `\`${name}\``).join(', ')}); ` +
+          'under `defaults` those of all ' +
           'devices; under `devices` each device by its name, with what holds for it alone. A device is a ' +
           'disk from the start unless it says `init: false`. What is said of one device goes before what ' +
           'is said of all, an option of the command line before the file. Errors name file, line and ' +
@@ -99,7 +100,7 @@ export const RAMZSWAPD: Page = {
         {
           terms: [
             ['SIGTERM, SIGINT', 'End, with status 0, within 200 ms.'],
-            ['SIGHUP', 'Read the configuration file again.'],
+            ['SIGHUP', 'Read the configuration file (`--config`) again.'],
           ],
         },
       ],
@@ -170,6 +171,9 @@ export const RAMZSWAPD: Page = {
         },
       ],
     },
-    { title: 'See also', blocks: ['`rzscontrol`(1), `swapon`(8), `mkswap`(8), `qemu`(1)'] },
+    {
+      title: 'See also',
+      blocks: ['`rzscontrol`(1), `ramzswap-run`(1), `swapon`(8), `mkswap`(8), `qemu`(1)'],
+    },
   ],
 };

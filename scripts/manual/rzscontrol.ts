@@ -145,6 +145,6 @@ export const RZSCONTROL: Page = {
         { lines: ['source <(rzscontrol --completion bash)'] },
       ],
     },
-    { title: 'See also', blocks: ['`ramzswapd`(8), `swapon`(8), `mkswap`(8)'] },
+    { title: 'See also', blocks: ['`ramzswapd`(8), `ramzswap-run`(1), `swapon`(8), `mkswap`(8)'] },
   ],
 };

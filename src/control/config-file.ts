@@ -29,7 +29,7 @@ import { deviceSettings, issueText, settingSchema } from './schema.ts';
 const FILE_BYTES_MAX = 1 << 20;
 
 /** What a file may say of the daemon: all but what is said of one device, or of one start. */
-const FILE_OPTIONS = [
+export const FILE_OPTIONS = [
   'socket-dir',
   'socket-group',
   'threads',

@@ -1,10 +1,12 @@
 /** Every option is said once, in the tables of the code: help, README and manual follow. */
 
 import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { describe, expect, it } from 'vitest';
 import { README, withTables } from '../../scripts/docs.ts';
 import { optionTable, optionTerms } from '../../scripts/manual/option-terms.ts';
+import { RAMZSWAP_RUN } from '../../scripts/manual/ramzswap-run.ts';
 import { RAMZSWAPD } from '../../scripts/manual/ramzswapd.ts';
 import type { Page } from '../../scripts/manual/roff.ts';
 import { RZSCONTROL } from '../../scripts/manual/rzscontrol.ts';
@@ -18,6 +20,7 @@ import { isBuilt, RAMZSWAPD as RAMZSWAPD_PROGRAM, RZSCONTROL as TOOL } from '../
 
 type Specs = Readonly<Record<string, ControlOptionSpec>>;
 
+const RUN = fileURLToPath(new URL('../../dist/bin/ramzswap-run.js', import.meta.url));
 const DAEMON: Specs = { ...DAEMON_OPTIONS, ...DEVICE_OPTIONS };
 const OF_COMMANDER = ['--version', '--help'];
 
@@ -88,6 +91,15 @@ describe.skipIf(!isBuilt)('--help', () => {
 
   it('of ramzswapd lists every option, and nothing else', async () => {
     expect(await helped(RAMZSWAPD_PROGRAM)).toEqual([...long(DAEMON), ...OF_COMMANDER].sort());
+  });
+});
+
+describe.skipIf(!isBuilt)('ramzswap-run(1)', () => {
+  it('explains the options that --help lists, and names all that it speaks of', async () => {
+    expect(await helped(RUN)).toEqual(explained(RAMZSWAP_RUN));
+    const { stdout } = await execa(process.execPath, [RUN, '--help']);
+    const page = JSON.stringify(RAMZSWAP_RUN);
+    for (const [option] of stdout.matchAll(/--[a-z-]+/g)) expect(page).toContain(option);
   });
 });
 

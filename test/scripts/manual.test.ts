@@ -5,14 +5,13 @@ import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { describe, expect, it } from 'vitest';
-import { RAMZSWAPD } from '../../scripts/manual/ramzswapd.ts';
+import { PAGES as ALL } from '../../scripts/manual/pages.ts';
 import { commandLine, inline, type Page, roffPage } from '../../scripts/manual/roff.ts';
-import { RZSCONTROL } from '../../scripts/manual/rzscontrol.ts';
 import { bashCompletion } from '../../src/control/completion.ts';
 import { VERSION } from '../../src/control/version.ts';
 import { isBuilt } from '../driver/daemon.ts';
 
-const PAGES: [string, Page][] = [RZSCONTROL, RAMZSWAPD].map((page) => [page.name, page]);
+const PAGES: [string, Page][] = ALL.map((page) => [page.name, page]);
 
 const has = (program: string) => spawnSync(program, ['--version']).error === undefined;
 const hasGroff = has('groff');
@@ -89,8 +88,8 @@ describe.each(PAGES)('%s', (name, page) => {
 
   it.skipIf(!hasGroff)('has the sections that readers expect', async () => {
     const text = await readable(page);
-    const expected = ['DESCRIPTION', 'OPTIONS', 'STATES', 'EXIT STATUS', 'FILES', 'EXAMPLES'];
-    for (const title of [...expected, 'SEE ALSO']) expect(text).toContain(` ${title} `);
+    const expected = ['DESCRIPTION', 'OPTIONS', 'EXIT STATUS', 'FILES', 'EXAMPLES', 'SEE ALSO'];
+    for (const title of expected) expect(text).toContain(` ${title} `);
   });
 
   it.skipIf(!isBuilt)('is in dist as the sources have it now', () => {

@@ -17,7 +17,12 @@ import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { RefusedError, UsageError } from '../base/errors.ts';
 import { frontEndAccess, type ListeningSocket, openListeningSocket } from '../device/endpoint.ts';
-import { type MetricsFormat, type MetricsSource, metricsText } from './metrics.ts';
+import {
+  type MetricsFormat,
+  type MetricsSource,
+  type MetricsText,
+  metricsText,
+} from './metrics.ts';
 import { statusPage } from './status-page.ts';
 
 export type { MetricsSource } from './metrics.ts';
@@ -40,6 +45,8 @@ const ANSWER_MILLIS_MAX = 10_000;
 const KEEP_ALIVE_MILLIS = 5000;
 const REQUESTS_PER_CONNECTION_MAX = 1000;
 const RETRY_MILLIS = 50;
+/** Text of 32 devices takes some 25 ms to make, which others would wait for in a flood of scrapes. */
+const SHARED_MILLIS = 250;
 
 const EXAMPLE = 'expected 127.0.0.1:PORT, [::1]:PORT, localhost:PORT or the path of a Unix socket';
 
@@ -71,9 +78,10 @@ export async function serveMetrics(
 async function open(
   endpoint: Endpoint,
   where: string,
-  source: MetricsSource,
+  figures: MetricsSource,
 ): Promise<MetricsServer> {
   const isUnix = 'path' in endpoint;
+  const source = { figures, metrics: sharedText(figures) };
   const server = createServer(
     {
       maxHeaderSize: HEADER_BYTES_MAX,
@@ -99,6 +107,25 @@ async function open(
   // An accept that failed is one client's loss, not the daemon's.
   server.on('error', () => {});
   return { address: addressOf(server, socket), close: () => close(server, socket) };
+}
+
+/** What answers are made of. */
+interface Source {
+  readonly figures: MetricsSource;
+  readonly metrics: (format: MetricsFormat) => Promise<MetricsText>;
+}
+
+/** One text for all who ask within a moment. */
+function sharedText(figures: MetricsSource): Source['metrics'] {
+  const recent = new Map<MetricsFormat, { since: number; text: Promise<MetricsText> }>();
+  return (format) => {
+    const now = performance.now();
+    const found = recent.get(format);
+    if (found !== undefined && now - found.since < SHARED_MILLIS) return found.text;
+    const text = metricsText(figures, format);
+    recent.set(format, { since: now, text });
+    return text;
+  };
 }
 
 /** Sockets with an answer that is not all read. */
@@ -197,7 +224,7 @@ interface Answer {
 async function answer(
   request: IncomingMessage,
   response: ServerResponse,
-  source: MetricsSource,
+  source: Source,
   isUnix: boolean,
 ): Promise<void> {
   const { status, type, body, headers } = await answerTo(request, source, isUnix).catch(() =>
@@ -222,7 +249,7 @@ function bodyBytes(request: IncomingMessage): number {
 
 async function answerTo(
   request: IncomingMessage,
-  source: MetricsSource,
+  { figures, metrics }: Source,
   isUnix: boolean,
 ): Promise<Answer> {
   if (!isUnix && !isOwnName(request.headers.host)) {
@@ -235,9 +262,9 @@ async function answerTo(
     case '/':
       return { status: 200, ...statusPage() };
     case '/api/status':
-      return json({ daemon: source.daemon(), devices: source.devices() });
+      return json({ daemon: figures.daemon(), devices: figures.devices() });
     case '/metrics': {
-      const { contentType, text } = await metricsText(source, wantedFormat(request.headers.accept));
+      const { contentType, text } = await metrics(wantedFormat(request.headers.accept));
       return { status: 200, type: contentType, body: text };
     }
     case '/healthz':

@@ -105,11 +105,16 @@ class Families {
   }
 }
 
+export interface MetricsText {
+  readonly contentType: string;
+  readonly text: string;
+}
+
 /** All metrics, read now. */
 export async function metricsText(
   source: MetricsSource,
   format: MetricsFormat,
-): Promise<{ readonly contentType: string; readonly text: string }> {
+): Promise<MetricsText> {
   const families = new Families();
   const devices = source.devices();
   addDaemon(families, source.daemon(), devices.length);

@@ -208,6 +208,15 @@ describe('answers', () => {
     },
   );
 
+  it('are for those who ask again as soon as the last has come, too', async () => {
+    const devices = Array.from({ length: 32 }, (_, index) => deviceOf(`d${index}`));
+    const { address } = await serve(new StatusSource(...devices));
+    for (let asked = 0; asked < 100; asked++) {
+      const got = await fetch(`${address}/metrics`);
+      expect((await got.text()).length).toBeGreaterThan(100_000);
+    }
+  });
+
   it('to a question that the figures cannot answer is an error, and the server goes on', async () => {
     const source = new StatusSource();
     const { address } = await serve(source);
@@ -324,6 +333,24 @@ describe('a bad client', () => {
     };
     expect(await ask(await serve(source), GET.repeat(500))).toBe('');
     expect(readings).toBe(1);
+  });
+
+  it('that scrapes without end has the figures read a few times a second, no oftener', async () => {
+    let readings = 0;
+    const source = new StatusSource(deviceOf('a'));
+    source.devices = () => {
+      readings++;
+      return source.list;
+    };
+    const { address } = await serve(source);
+    const begun = performance.now();
+    let answers = 0;
+    for (; performance.now() - begun < 1000; answers++) {
+      expect(await (await fetch(`${address}/metrics`)).text()).toMatch(/ramzswap_devices 1\n/);
+    }
+    expect(answers).toBeGreaterThan(10);
+    expect(readings).toBeGreaterThan(1);
+    expect(readings).toBeLessThanOrEqual(1 + (performance.now() - begun) / 250);
   });
 
   it('that sends nonsense or a body is answered and cut off', async () => {

@@ -168,7 +168,7 @@ describe('random operations', () => {
     replayable((random) => {
       for (const pages of [20, 200, 1000]) {
         const program = new Program(random, pages);
-        for (let i = 0; i < 2500; i++) {
+        for (let i = 0; i < 1500; i++) {
           program.step();
           program.compare();
         }

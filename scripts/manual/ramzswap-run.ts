@@ -37,7 +37,8 @@ export const RAMZSWAP_RUN: Page = {
         'Other options before `--` go to `ramzswapd`(8) as they are: `--disksize`, `--pool-limit`, ' +
           '`--backing-swap`, `--memlimit`, `--queue-threads`, `--name`, `--guest-page-size` and so on. ' +
           'Refused are those that this program decides: `--socket-path`, `--socket-group`, `--fd` (the ' +
-          "socket is in a private folder), `--guest-ram` (it is QEMU's `-m`), `--store-dir`, `--fdstore` " +
+          'socket is in a private folder), `--socket-dir`, `--num-devices`, `--threads`, `--config` (there is ' +
+          "one disk), `--guest-ram` (it is QEMU's `-m`), `--store-dir`, `--fdstore` " +
           '(the disk ends with QEMU), `--take-over` (it is a new one) and `--print-capabilities`. ' +
           '`--log-level` is `warn` if nothing is said.',
       ],

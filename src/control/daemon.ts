@@ -39,6 +39,8 @@ import { TakeOver } from './take-over.ts';
 import { VERSION } from './version.ts';
 
 const STOP_MILLIS_MAX = 200;
+/** A process that hands over has its port until it has ended. */
+const PORT_MILLIS_MAX = 5000;
 
 /** Whether tests may make threads throw (see CONTRIBUTING.md, "Faults"). */
 const HAS_FAULT_INJECTION = process.env.RAMZSWAP_FAULT_INJECTION === '1';
@@ -92,6 +94,7 @@ class Daemon implements DaemonActions {
       storeDirectory: plan.storeDirectory,
       queueThreads: plan.queueThreads,
       budget: this.#budget,
+      sharesChanged: () => this.#devices.nudge(),
       fdStore: (device: string) => this.#fdStoreOf(device),
     };
     const tell = ({ device, level, message }: LogReport) => log[level]({ device }, message);
@@ -194,14 +197,14 @@ class Daemon implements DaemonActions {
 
   /** Its libraries are loaded where it is asked for. */
   async #openMetrics(): Promise<void> {
-    const { metrics } = this.#plan;
+    const { metrics, isTakeOver } = this.#plan;
     if (metrics === undefined) return;
     const { serveMetrics } = await import('./metrics-server.ts');
     const source = {
       daemon: () => this.status(),
       devices: () => this.#devices.all.map((device) => device.status),
     };
-    this.#metrics = await serveMetrics(metrics, source);
+    this.#metrics = await serveMetrics(metrics, source, isTakeOver ? PORT_MILLIS_MAX : 0);
     this.#log.info(`metrics at ${this.#metrics.address}`);
   }
 
@@ -322,6 +325,7 @@ class Daemon implements DaemonActions {
           throw new RefusedError('budget: to have one, or none, takes a restart');
         }
         this.#budget.resize(step.bytes);
+        this.#devices.nudge();
         this.#plan = { ...this.#plan, budgetBytes: step.bytes };
         return 'budget';
     }

@@ -67,6 +67,11 @@ export class Devices {
     this.#devices.delete(name);
   }
 
+  /** Those over their share look again: what others may have has changed. */
+  nudge(): void {
+    for (const thread of this.#threads) thread.order({ kind: 'look' });
+  }
+
   /** All threads end, or `millis` have passed. */
   async stop(millis: number): Promise<void> {
     await Promise.all(this.#threads.map((thread) => thread.stop(millis)));

@@ -102,6 +102,11 @@ export const FIGURES: { readonly [Name in keyof Statistics]: Figure } = {
     help: 'host memory in use for stored pages',
     metric: 'memory_used_bytes',
   },
+  pool_limit: {
+    kind: 'gauge',
+    help: 'limit of host memory for stored pages; 0: none',
+    metric: 'pool_limit_bytes',
+  },
   mem_reserved: {
     kind: 'gauge',
     help: 'host memory set aside for pages: that in use, and what is kept for the next ones',

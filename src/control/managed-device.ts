@@ -42,6 +42,8 @@ export interface DeviceHost {
   readonly queueThreads: number;
   /** Of host memory, for all devices together. */
   readonly budget: Budget | undefined;
+  /** Some device has more or less of it now, or may have. */
+  sharesChanged(): void;
   logOf(device: string): Log;
   /** Where the service manager keeps the device's store, if it does. */
   fdStore(device: string): FdStore | undefined;
@@ -245,6 +247,7 @@ export class ManagedDevice {
       throw new RefusedError(`${this.name}: guarantee: expected a daemon with a budget`);
     }
     this.#share = budget?.add(this.name, (guarantee as number | undefined) ?? 0);
+    this.#host.sharesChanged();
     try {
       return make(this.#share?.terms);
     } catch (error) {
@@ -254,8 +257,10 @@ export class ManagedDevice {
   }
 
   #leaveBudget(): void {
-    this.#share?.remove();
+    if (this.#share === undefined) return;
+    this.#share.remove();
     this.#share = undefined;
+    this.#host.sharesChanged();
   }
 
   /** Settings for the next init; where there is a disk, those of it that may change. */
@@ -283,6 +288,7 @@ export class ManagedDevice {
       throw new RefusedError(`${this.name}: guarantee: expected a daemon with a budget`);
     }
     this.#share.guaranteeBytes = bytes;
+    this.#host.sharesChanged();
   }
 
   async #setPoolLimit(bytes: number): Promise<void> {

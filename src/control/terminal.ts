@@ -134,9 +134,12 @@ export class Terminal {
   };
 
   #onContinue = (): void => {
-    // Whoever stopped us from outside may have changed the terminal's modes.
-    this.#isEntered = false;
-    this.#enter();
+    if (!this.#isEntered) this.#enter();
+    else if (this.#input.isTTY) {
+      // Whoever stopped us from outside may have changed the terminal's modes: said anew.
+      this.#input.setRawMode(false);
+      this.#input.setRawMode(true);
+    }
     this.#events.redraw();
   };
 }

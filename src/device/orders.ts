@@ -82,6 +82,8 @@ export type Order =
   | { readonly kind: 'reset'; readonly device: string }
   /** Takes the device away, and its disk, if no front end has it running. */
   | { readonly kind: 'remove'; readonly device: string }
+  /** Wakes the reactor for a step of upkeep. */
+  | { readonly kind: 'look' }
   | { readonly kind: 'stop' }
   /** Fault injection for tests: throw in the reactor, or in a queue thread. */
   | { readonly kind: 'fail'; readonly where: 'reactor' | 'queue thread' }

@@ -220,6 +220,9 @@ function obey(everything: Everything, order: Order): void {
     case 'faults':
       named(devices, order.device).setFaults(order.faults);
       return;
+    case 'look':
+      // Being woken is all: a step of upkeep follows.
+      return;
     case 'stop':
       reactor.stop();
       return;

@@ -89,6 +89,11 @@ export interface StoreShare {
   readonly incompressibleBytes: number;
 }
 
+function limitPool({ arena, row }: MappedStore, bytes: number | undefined): void {
+  arena.limitTo(bytes);
+  row[COUNTER.poolLimit] = bytes ?? 0;
+}
+
 export class PageStore {
   readonly isFull = false;
   readonly mapped: MappedStore;
@@ -175,7 +180,7 @@ export class PageStore {
     const recovered = isWhole ? { damaged: 0 } : recoverStore(this.mapped);
     // Nobody goes on with a compaction that was under way.
     for (let block = 0; block < arena.blocks; block++) objects.readmit(block);
-    arena.limitTo(poolLimitBytes);
+    limitPool(this.mapped, poolLimitBytes);
     arena.countInBudget();
     header.open(threads);
     return recovered;
@@ -183,7 +188,7 @@ export class PageStore {
 
   static #begin(options: PageStoreOptions, mapped: MappedStore, slots: number): PageStore {
     const { poolLimitBytes, incompressibleBytes = INCOMPRESSIBLE_BYTES, threads = 1 } = options;
-    mapped.arena.limitTo(poolLimitBytes);
+    limitPool(mapped, poolLimitBytes);
     mapped.row[COUNTER.disksize] = slots * PAGE_BYTES;
     mapped.header.open(threads);
     return new PageStore({ slots, incompressibleBytes }, mapped, 0, options.ageClock);
@@ -234,7 +239,7 @@ export class PageStore {
 
   /** Sets PageStoreOptions.poolLimitBytes, for all threads; what is there already stays. */
   set poolLimitBytes(bytes: number | undefined) {
-    this.#arena.limitTo(bytes);
+    limitPool(this.mapped, bytes);
   }
 
   /** This thread's event counters, for the layers above to count requests in. */

@@ -45,6 +45,8 @@ export const COUNTER = {
   /** Microseconds in which rings were served, and in which they were polled on the device's behalf. */
   serveMicros: 24,
   pollMicros: 25,
+  /** No counter: the limit of memory for pages, in bytes; 0: none. In thread 0's row alone. */
+  poolLimit: 26,
 } as const;
 export const COUNTER_COUNT = Object.keys(COUNTER).length;
 /** Doubles from one thread's row of counters to the next: whole cache lines. */
@@ -80,6 +82,8 @@ export interface Statistics {
   readonly backing_swap_name: string | null;
   readonly memlimit: number;
   readonly disksize: number;
+  /** 0: none. */
+  readonly pool_limit: number;
   readonly num_reads: number;
   readonly num_writes: number;
   readonly failed_reads: number;
@@ -195,6 +199,7 @@ export function readStatistics(
     backing_swap_name: backingSwapName,
     memlimit: count(COUNTER.memlimit),
     disksize: count(COUNTER.disksize),
+    pool_limit: count(COUNTER.poolLimit),
     num_reads: count(COUNTER.numReads),
     num_writes: count(COUNTER.numWrites),
     failed_reads: count(COUNTER.failedReads),

@@ -3,10 +3,9 @@
  * PageDevice in slices of pages, writes the status, pushes the used element.
  *
  * A request is first *decided* (parse: kind, range, what is wrong with it) and then *done* (run: a
- * bounded number of pages a turn, resumable). Requests are whole logical blocks: pages, or less where
- * the device offers less; then their first and last page may be moved in part. One request at a time is done; those with pages that
- * the device has not ended yet are held meanwhile. They complete in any order, and are returned in
- * the order in which they were popped (completion-order.ts).
+ * bounded number of pages a turn, resumable). It is whole logical blocks; where those are less than a
+ * page, its first and last page may be moved in part. One is done at a time; those with pages that the
+ * device has not ended yet are held meanwhile, and returned as completion-order.ts says.
  *
  * HOT PATH throughout: no allocation, no BigInt, no closures, no await.
  */
@@ -59,10 +58,7 @@ const REQUEST_PAGES = 1;
 const CLOCK_PAGES = PUBLISH_BATCH_MAX * (REQUEST_PAGES + 1);
 /** Freeing a page costs a fraction of compressing one. */
 const FREES_PER_PAGE = 16;
-/**
- * Requests held at once, each with a copy of its chain: 256 × 1.5 KiB a queue, for a driver that
- * keeps to SEG_MAX. More is never needed to keep a disk busy.
- */
+/** Requests held at once, each with a copy of its chain, some 1.5 KiB: enough to keep any disk busy. */
 const HELD_MAX = 256;
 /** And what a driver that does not keep to it is held to. */
 const HELD_SEGMENTS_MAX = HELD_MAX * (SEG_MAX + 2);

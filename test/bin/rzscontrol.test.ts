@@ -171,7 +171,7 @@ describe.skipIf(!isBuilt)('rzscontrol', () => {
   });
 
   it('ends in peace when nobody reads on', async () => {
-    daemon.devices = Array.from({ length: 1000 }, (_, i) =>
+    daemon.devices = Array.from({ length: 500 }, (_, i) =>
       deviceStatus(`swap${i}`, { state: 'active', statistics: figures() }),
     );
     const command = `"$0" "$1" --json --control-path "$2" | head -n 1; echo "\${PIPESTATUS[0]}"`;

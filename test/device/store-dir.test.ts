@@ -206,11 +206,19 @@ describe.skipIf(!isBuilt)('what was answered is there', () => {
     expect(readdirSync(directory).sort()).toEqual(['ramzswap0.arena', 'ramzswap0.table']);
     const second = await start(stored(), first);
     expect(second.stderr).toMatch(/store found, left in order: \d+ pages/);
-    expect(await statistics(second)).toEqual({
+    const after = await statistics(second);
+    expect(after).toEqual({
       ...before,
       pages_used: expect.any(Number),
       mem_used_total: expect.any(Number),
+      mem_reserved: expect.any(Number),
+      // Stopping wakes it once more, and the threads are others.
+      poll_micros: expect.any(Number),
+      cpu_micros: expect.any(Number),
+      oldest_page_seconds: expect.any(Number),
     });
+    expect(after.oldest_page_seconds).toBeGreaterThan(before.oldest_page_seconds!);
+    expect(after.oldest_page_seconds).toBeLessThan(before.oldest_page_seconds! + 60);
     attachAgain(second, attached);
     written.expectAll(attached);
   });

@@ -7,6 +7,7 @@ import type { Statistics } from '../../src/store/statistics.ts';
 
 const UNFORESEEN = [
   'mem_reserved',
+  'pool_limit',
   ...(['bdev_read_latency_micros', 'bdev_write_latency_micros'] as const),
   ...(['read_latency', 'write_latency', 'discard_latency'] as const),
   ...(['read_latency_micros', 'write_latency_micros', 'discard_latency_micros'] as const),

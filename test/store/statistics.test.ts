@@ -57,6 +57,7 @@ it('shows every counter under its own name', () => {
     pagesMovedOut: 'pages_moved_out',
     memlimit: 'memlimit',
     disksize: 'disksize',
+    poolLimit: 'pool_limit',
     serveMicros: 'serve_micros',
     pollMicros: 'poll_micros',
   };

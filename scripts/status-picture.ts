@@ -14,7 +14,7 @@ const DEFAULT_FILE = fileURLToPath(new URL('monitoring/status-page.png', import.
 const DEFAULT_SECONDS = '90';
 const VIEW = { width: 1000, height: 400 } as const;
 /** It is in the repository for good. */
-const PICTURE_BYTES_MAX = 150_000;
+const PICTURE_BYTES_MAX = 250_000;
 
 async function main([address, file = DEFAULT_FILE, seconds = DEFAULT_SECONDS]: readonly (
   | string

@@ -12,6 +12,7 @@ import { RefusedError, SystemError } from '../base/errors.ts';
 import { formatBytes } from '../base/units.ts';
 import type { DeviceTerms } from '../device/device-terms.ts';
 import type { DiskOptions } from '../device/disk.ts';
+import { closeFd } from '../device/endpoint.ts';
 import type { FdStore } from '../device/fd-store.ts';
 import type { DeviceState as HandedOver } from '../device/handover.ts';
 import type { HandedOverSockets } from '../device/orders.ts';
@@ -73,6 +74,7 @@ export class ManagedDevice {
   #socket: DeviceSocket | undefined;
   #isConnected = false;
   #isRunning = false;
+  #isRemoved = false;
   /** The last thing asked of it, done or not. */
   #last: Promise<unknown> = Promise.resolve();
 
@@ -154,7 +156,12 @@ export class ManagedDevice {
 
   /** Nobody finds it any more; who is connected stays. */
   removeSocket(): void {
-    this.#socket?.remove();
+    try {
+      this.#socket?.remove();
+    } catch (error) {
+      // The directory may be somebody else's by now; that is no reason for anything not to end.
+      this.#log.warn(`the socket is left: ${(error as Error).message}`);
+    }
   }
 
   /** Makes the disk, with these settings before those that it has. Rejects with RefusedError. */
@@ -223,8 +230,11 @@ export class ManagedDevice {
   remove(): Promise<void> {
     return this.#inTurn(async () => {
       await this.thread.remove(this.name);
+      this.#isRemoved = true;
       this.#forgetDisk();
       this.removeSocket();
+      // Whoever waits there to be accepted is told by that, too.
+      if (this.#socket?.isListening === true) closeFd(this.#socket.fd);
       this.#socket = undefined;
     });
   }
@@ -367,7 +377,11 @@ export class ManagedDevice {
   }
 
   #inTurn<T>(operation: () => Promise<T>): Promise<T> {
-    const result = this.#last.then(operation);
+    const result = this.#last.then(() => {
+      // Its thread knows it no more.
+      if (this.#isRemoved) throw new RefusedError(`no device '${this.name}': it was removed`);
+      return operation();
+    });
     this.#last = result.catch(() => {});
     return result;
   }

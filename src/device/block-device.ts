@@ -183,8 +183,7 @@ export class BlockDevice implements BackendHandler {
    */
   reset(): void {
     const disk = needDisk(this.#disk, this.name);
-    const inUse = `${this.name}: in use: a front end has its queues running`;
-    if (this.isRunning) throw new RefusedError(inUse);
+    this.mustNotRun();
     disk.mustSettle();
     disk.leave();
     this.#disk = undefined;
@@ -193,6 +192,12 @@ export class BlockDevice implements BackendHandler {
     // A guest that goes on after a pause finds that its pages were in another store.
     this.#hasMetGuest = false;
     this.#report('info', 'reset: all memory was freed');
+  }
+
+  /** Throws RefusedError while a front end has rings running, with a disk or without. */
+  mustNotRun(): void {
+    if (!this.isRunning) return;
+    throw new RefusedError(`${this.name}: in use: a front end has its queues running`);
   }
 
   /** The device is gone, in all threads; its session has ended and its disk was reset. */

@@ -79,6 +79,7 @@ function init(device: BlockDevice, options: DiskOptions, post: Everything['post'
 
 function remove(device: BlockDevice, { post, reactor, devices }: Everything): void {
   answer(post, () => {
+    device.mustNotRun();
     if (device.isInitialised) device.reset();
     reactor.remove(device);
     device.remove();

@@ -4,6 +4,8 @@ import { readdirSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
 import { isBuilt } from '../driver/daemon.ts';
 import { ManyDaemon } from '../driver/many-daemon.ts';
+import { Random } from '../driver/random.ts';
+import { read, write } from '../driver/requests.ts';
 
 const cleanUps: (() => unknown)[] = [];
 afterEach(async () => {
@@ -18,6 +20,7 @@ async function start(...args: string[]) {
   return { daemon, client };
 }
 
+const noise = (seed: number) => new Random(seed).bytes(4096);
 const outcomeOf = (call: Promise<unknown>) =>
   call.then(
     () => 'done',
@@ -60,5 +63,21 @@ describe.skipIf(!isBuilt)('a device that is removed', () => {
     const before = fds();
     for (let i = 0; i < 5; i++) await round();
     expect(fds()).toBe(before);
+  });
+
+  it('is refused while its queues run, with a disk and without', async () => {
+    const { daemon, client } = await start();
+    const device = 'ramzswap0';
+    const guest = daemon.attach(device);
+    cleanUps.push(() => guest.close());
+    const refused = expect.stringContaining('in use');
+    expect(await outcomeOf(client.call('remove', { device }))).toEqual(refused);
+    await client.call('init', { device });
+    expect(await outcomeOf(client.call('remove', { device }))).toEqual(refused);
+    expect(await client.call('devices')).toMatchObject([{ state: 'active', connected: true }]);
+    guest.driver.submit(write(5, noise(5)));
+    guest.driver.submit(read(5, 1));
+    guest.driver.flush();
+    expect(guest.completeAll()[1]).toMatchObject({ status: 0, data: noise(5) });
   });
 });

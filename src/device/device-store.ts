@@ -38,7 +38,7 @@ export function freeStore(options: DiskOptions, mapped: MappedStore): void {
 }
 
 /** Those that it has made for itself. */
-export function closeStoreFiles({ files }: DiskOptions, mapped: MappedStore): void {
+function closeStoreFiles({ files }: DiskOptions, mapped: MappedStore): void {
   if (files !== undefined) return;
   closeFd(mapped.shared.fd);
   closeFd(mapped.shared.arenaFd);

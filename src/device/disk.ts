@@ -13,7 +13,7 @@ import type { PageStore } from '../store/page-store.ts';
 import type { StoreFiles } from '../store/store-files.ts';
 import type { PageStoreOptions } from '../store/store-options.ts';
 import { type Backing, type BackingOptions, makeBacking } from './backing.ts';
-import { closeStoreFiles, freeStore, goOnWithStore, openStore } from './device-store.ts';
+import { freeStore, goOnWithStore, openStore } from './device-store.ts';
 import type { NewGuestPolicy } from './front-end-process.ts';
 import type { DeviceState } from './handover.ts';
 import { PageOwner } from './page-owner.ts';
@@ -137,8 +137,8 @@ export class Disk {
       this.#watcher.unwatchCompletions(this.#backing.store.wakeFd);
       this.#backing.close();
     }
-    // The queues have unmapped it.
-    closeStoreFiles(this.options, this.store.mapped);
+    // The queues have unmapped it; where they never had it, nobody has.
+    freeStore(this.options, this.store.mapped);
   }
 }
 

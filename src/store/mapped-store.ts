@@ -6,6 +6,8 @@
 
 import { lockBuffers, mapFileWindow, releaseWindow } from '../memory/memory-file.ts';
 import { LOCK_WORDS, SpinLock } from '../memory/spin-lock.ts';
+import type { Window } from '../memory/window.ts';
+import { closeFd } from '../native/fd.ts';
 import { Arena } from '../xvmalloc/arena.ts';
 import { MappedArenaFile } from '../xvmalloc/arena-file.ts';
 import { BudgetShare } from '../xvmalloc/budget-share.ts';
@@ -50,11 +52,22 @@ export interface MappedStore extends HeaderFigures {
 }
 
 /** A new, empty store, as its thread 0 has it; it has no identity yet. */
-export function makeStore(shape: StoreShape, files = volatileFiles(shape)): MappedStore {
-  const store = mapStore(shape, files);
+export function makeStore(shape: StoreShape, files?: StoreFiles): MappedStore {
+  const store = files === undefined ? mapVolatile(shape) : mapStore(shape, files);
   store.arena.begin();
   store.ages.current = 1;
   return store;
+}
+
+function mapVolatile(shape: StoreShape): MappedStore {
+  const files = volatileFiles(shape);
+  try {
+    return mapStore(shape, files);
+  } catch (error) {
+    closeFd(files.fd);
+    closeFd(files.arenaFd);
+    throw error;
+  }
 }
 
 /** Maps what is in the files for thread 0, whatever state it is in. */
@@ -62,16 +75,33 @@ export function mapStore(shape: StoreShape, { fd, arenaFd }: StoreFiles): Mapped
   return joinStore({ ...shape, fd, arenaFd }, 0);
 }
 
-/** A store that exists, as thread `thread` has it. */
+/** A store that exists, as thread `thread` has it. What throws leaves nothing mapped. */
 export function joinStore(shared: SharedStore, thread: number): MappedStore {
+  const { bytes, arenaPages } = storeLayout(shared);
+  const file = mapFileWindow(shared.fd, 0, bytes);
+  let arenaFile: MappedArenaFile | undefined;
+  try {
+    arenaFile = new MappedArenaFile(shared.arenaFd, arenaPages);
+    return storeOver(file, arenaFile, shared, thread);
+  } catch (error) {
+    arenaFile?.close();
+    releaseWindow(file);
+    throw error;
+  }
+}
+
+function storeOver(
+  file: Window,
+  arenaFile: MappedArenaFile,
+  shared: SharedStore,
+  thread: number,
+): MappedStore {
   const { slots, hasBacking = false, threads = 1, isLocked = false } = shared;
   const { wipesOnFree = false, headerSlots = 0, budget: terms } = shared;
   const layout = storeLayout(shared);
-  const file = mapFileWindow(shared.fd, 0, layout.bytes);
   const { buffer } = file.memory;
   const isShared = threads > 1;
   const { arenaPages } = layout;
-  const arenaFile = new MappedArenaFile(shared.arenaFd, arenaPages);
   const state = arenaState(file, layout);
   const budget = terms && new BudgetShare(terms);
   const arena = new Arena(arenaFile, arenaPages, state, { isShared, wipesOnFree, budget });

@@ -32,11 +32,16 @@ export class MappedArenaFile implements ArenaFile {
    */
   constructor(fd: number, pages: number) {
     this.#fd = fd;
-    for (let first = 0; first < pages; first += SEGMENT_PAGES) {
-      const count = Math.min(SEGMENT_PAGES, pages - first);
-      const window = mapFileWindow(fd, first * PAGE_BYTES, count * PAGE_BYTES);
-      this.#windows.push(window);
-      this.segments.push(window.i32);
+    try {
+      for (let first = 0; first < pages; first += SEGMENT_PAGES) {
+        const count = Math.min(SEGMENT_PAGES, pages - first);
+        const window = mapFileWindow(fd, first * PAGE_BYTES, count * PAGE_BYTES);
+        this.#windows.push(window);
+        this.segments.push(window.i32);
+      }
+    } catch (error) {
+      this.close();
+      throw error;
     }
   }
 

@@ -150,11 +150,16 @@ export class BlockDevice implements BackendHandler {
     } catch (error) {
       disk.leave();
       this.#sets.closeDisk(disk);
+      // Whoever is here has met no disk that there is.
+      this.#hasMetFrontEnd = false;
+      this.#hasMetGuest = false;
       throw error;
     }
     this.#disk = disk;
     this.#resize(disk.store.slots);
     if (options.takenOver === undefined) return;
+    // Who comes again has read what the other process said.
+    this.#wasAttached = true;
     const { session } = options.takenOver;
     if (session === undefined) for (const set of this.#sets.all) set.restore([]);
     else this.#takeOverSession(session);

@@ -296,7 +296,7 @@ describe('the first device, when the second is given up', () => {
 });
 
 describe('news of a larger disk', () => {
-  it('that nobody has read is told again', () => {
+  function withChannel() {
     const local = new LocalDevice({ diskBytesMax: 2 << 20 });
     const { fd, arenaFd } = local.device.store.mapped.shared;
     cleanUps.push(() => {
@@ -311,6 +311,20 @@ describe('news of a larger disk', () => {
     const channel = new Connection(own);
     cleanUps.push(() => channel.close());
     ring(local);
+    return { local, channel };
+  }
+
+  it('is told by the second device as it would be by the first', () => {
+    const { local, channel } = withChannel();
+    const next = succeed(local);
+    expect(channel.receive()).toBeUndefined();
+    next.device.grow(2 << 20);
+    expect(channel.receive()).toMatchObject({ request: 2 });
+    expect(Buffer.from(local.frontEnd.getConfig(0, 8)!).readBigUInt64LE()).toBe(4096n);
+  });
+
+  it('that nobody has read is told again', () => {
+    const { local, channel } = withChannel();
     local.device.grow(2 << 20);
     expect(channel.receive()).toMatchObject({ request: 2 });
     const next = succeed(local);

@@ -176,8 +176,6 @@ export class ManagedDevice {
       });
       try {
         await this.thread.init(this.name, options);
-        // Now it is complete, and holds nothing yet that could be lost.
-        if (fdStore !== undefined && options.files?.isKept === false) fdStore.keep(options.files);
       } catch (error) {
         // Nobody has had anything in a new store.
         if (options.files?.isKept === false) this.#removeStore(options);
@@ -186,9 +184,32 @@ export class ManagedDevice {
         throw error;
       }
       this.#disk = options;
+      await this.#haveKept(options, fdStore);
       this.#settings = all;
       this.#log.info(`initialised: ${formatBytes(this.statistics().disksize)}`);
     });
+  }
+
+  /**
+   * A new store is complete now, and holds nothing yet that could be lost. Where it cannot be kept the
+   * disk is taken away again, unless a guest is using it already. Rejects with RefusedError, SystemError.
+   */
+  async #haveKept({ files }: DiskOptions, fdStore: FdStore | undefined): Promise<void> {
+    if (fdStore === undefined || files?.isKept !== false) return;
+    try {
+      fdStore.keep(files);
+    } catch (error) {
+      const isGone = await this.thread.reset(this.name).then(
+        () => true,
+        () => false,
+      );
+      if (!isGone) {
+        this.#log.warn(`the service manager does not keep its store: ${(error as Error).message}`);
+        return;
+      }
+      this.#forgetDisk();
+      throw error;
+    }
   }
 
   /** Goes on, when resumed, with a disk of another process. Rejects with RefusedError. */

@@ -46,6 +46,11 @@ export class FdStore {
   open(identity: StoreIdentity): StoreFiles {
     const { isThere, storeMax } = this.#manager;
     if (!isThere) throw new RefusedError('--fdstore: expected NOTIFY_SOCKET of a service manager');
+    if (this.#names.table.includes(':')) {
+      throw new RefusedError(
+        `--fdstore: expected a device name without a colon, got '${identity.name}'`,
+      );
+    }
     if (storeMax !== undefined && storeMax < DESCRIPTORS) {
       throw new RefusedError(
         `--fdstore: expected FileDescriptorStoreMax=${DESCRIPTORS} at least, got ${storeMax}`,

@@ -317,6 +317,9 @@ class Daemon implements DaemonActions {
       case 'set':
         await this.#devices.named(step.device).set(step.settings);
         return `${step.device}: ${Object.keys(step.settings).join(', ')}`;
+      case 'replace':
+        await this.#devices.named(step.device).replaceSettings(step.settings);
+        return `${step.device}: ${Object.keys(step.settings).join(', ') || 'defaults'}`;
       case 'init':
         await this.#devices.named(step.device).init();
         return `${step.device}: initialised`;

@@ -314,6 +314,15 @@ export class ManagedDevice {
     });
   }
 
+  /** These alone, for the next init. Rejects with RefusedError where there is a disk. */
+  replaceSettings(settings: DeviceSettings): Promise<void> {
+    return this.#inTurn(async () => {
+      if (this.#disk !== undefined) throw new RefusedError(`${this.name}: already initialised`);
+      this.#checkTerms(settings);
+      this.#settings = settings;
+    });
+  }
+
   #setGuarantee(bytes: number): void {
     if (this.#share === undefined) {
       throw new RefusedError(`${this.name}: guarantee: expected a daemon with a budget`);
@@ -384,6 +393,11 @@ export class ManagedDevice {
   /** What a front end knows already stays. */
   #withSettings(settings: DeviceSettings): DeviceSettings {
     const all = merged(this.#settings, settings);
+    this.#checkTerms(all);
+    return all;
+  }
+
+  #checkTerms(all: DeviceSettings): void {
     const { numQueues, logicalBlockBytes } = deviceTerms(this.name, all, 1);
     for (const [option, is, wanted] of [
       ['num-queues', this.terms.numQueues, numQueues],
@@ -394,7 +408,6 @@ export class ManagedDevice {
         `${this.name}: ${option}: expected ${is}, as it was added, got ${wanted}`,
       );
     }
-    return all;
   }
 
   #inTurn<T>(operation: () => Promise<T>): Promise<T> {

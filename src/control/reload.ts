@@ -10,6 +10,8 @@ export type ReloadStep =
   | { readonly kind: 'remove'; readonly device: string }
   | { readonly kind: 'add'; readonly device: PlannedDevice }
   | { readonly kind: 'set'; readonly device: string; readonly settings: DeviceSettings }
+  /** All settings of a device without a disk: what is not among them holds no more. */
+  | { readonly kind: 'replace'; readonly device: string; readonly settings: DeviceSettings }
   | { readonly kind: 'init'; readonly device: string }
   | { readonly kind: 'budget'; readonly bytes: number | undefined }
   /** Nothing is done. */
@@ -68,8 +70,9 @@ function changeSteps(is: PresentDevice, wanted: PlannedDevice): ReloadStep[] {
     (option) => is.settings[option] !== settings[option],
   );
   if (!is.isInitialised) {
-    const set: ReloadStep[] = changed.length === 0 ? [] : [{ kind: 'set', device: name, settings }];
-    return wanted.isInitialised ? [...set, { kind: 'init', device: name }] : set;
+    const replace: ReloadStep[] =
+      changed.length === 0 ? [] : [{ kind: 'replace', device: name, settings }];
+    return wanted.isInitialised ? [...replace, { kind: 'init', device: name }] : replace;
   }
   return changed.map((option) => {
     const value = settings[option];

@@ -60,6 +60,17 @@ describe.skipIf(!isBuilt)('a daemon with a configuration file', () => {
     expect(await reload()).toEqual({ done: [], refused: [] });
   });
 
+  it('forgets what a new one no longer says of a device without a disk', async () => {
+    const { client, write, reload, devices } = await started(
+      'devices:\n  a: { disksize: 8M, max-disksize: 16M, guest-ram: 1G, init: false }',
+    );
+    write('devices:\n  a: { guest-ram: 1G, init: false }');
+    expect(await reload()).toEqual({ done: ['a: guest-ram'], refused: [] });
+    expect(await reload()).toEqual({ done: [], refused: [] });
+    await client.call('init', { device: 'a' });
+    expect(await devices()).toEqual(['a initialised 256']);
+  });
+
   it('keeps a device that is in use, and says so; the next reload takes it', async () => {
     const { devices, write, reload, daemon } = await started('devices:\n  a: { disksize: 8M }');
     const guest = daemon.attach('a');

@@ -108,7 +108,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
   listen(device: BlockDevice, listenFd: number): void {
     // An inherited one may block, and another process may take the connection first.
     setNonBlocking(listenFd);
-    this.#watchListening(this.#addEndpoint(device, listenFd), listenFd);
+    this.#acceptAgain(this.#addEndpoint(device, listenFd), listenFd);
   }
 
   /** Serves one connection that exists already. */

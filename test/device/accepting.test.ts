@@ -93,6 +93,17 @@ describe('a front end that has gone when the next one comes', () => {
 });
 
 describe('a socket that cannot be watched again', () => {
+  it('costs nobody else anything, where it cannot even be watched', () => {
+    const { reactor, device, said, run } = setUp();
+    // A file has no events: what epoll says of it stands for a system that has no watches left.
+    const listenFd = openSync('/proc/self/exe', 'r');
+    cleanUps.push(() => closeFd(listenFd));
+    reactor.listen(device, listenFd);
+    run(() => true);
+    expect(said).toEqual([expect.stringMatching(/^error: connections put off: /)]);
+    reactor.remove(device);
+  });
+
   it('regression: is tried again later, and said once', () => {
     const { reactor, device, said, run } = setUp();
     // Readable and not listening: accept fails for good, and the socket is left alone for a while.

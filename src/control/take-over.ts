@@ -57,7 +57,11 @@ export class TakeOver {
   }
 
   static async #receive(client: ControlClient, { fd, path }: ListeningSocket): Promise<TakeOver> {
-    const [{ device }] = await client.call<[DeviceStatus]>('devices');
+    const [first] = await client.call<DeviceStatus[]>('devices');
+    if (first === undefined) {
+      throw new RefusedError('take-over: expected a daemon of one device, got one that has none');
+    }
+    const { device } = first;
     const refusal = { reason: undefined as Error | undefined };
     client.call('handOver', { device, path, version: HANDOVER_VERSION }).catch((error: Error) => {
       refusal.reason = error;

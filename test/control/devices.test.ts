@@ -1,10 +1,11 @@
 /** Many devices in one daemon, as their operator and their guests see them; the built programs. */
 
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { execa } from 'execa';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { DeviceStatus } from '../../src/control/protocol.ts';
 import type { AttachedDriver } from '../driver/daemon.ts';
-import { isBuilt, until } from '../driver/daemon.ts';
+import { isBuilt, RAMZSWAPD, until } from '../driver/daemon.ts';
 import type { FrontEnd } from '../driver/front-end.ts';
 import { ManyDaemon } from '../driver/many-daemon.ts';
 import { Random } from '../driver/random.ts';
@@ -185,6 +186,20 @@ describe.skipIf(!isBuilt)('many devices', () => {
     expect(() => idle.getConfig(0, 8)).toThrow();
     idle.close();
     expect(await client.call('devices')).toEqual([]);
+  });
+
+  it('are not taken over, not even none of them', async () => {
+    for (const [count, reason] of [
+      [0, 'expected a daemon of one device, got one that has none'],
+      [2, 'expected a daemon of one device, got one of many'],
+    ] as const) {
+      const daemon = await start(['--num-devices', `${count}`]);
+      const at = ['--socket-path', daemon.socketPath('x'), '--control-path', daemon.controlPath];
+      const taking = [RAMZSWAPD, ...at, '--take-over'];
+      const { exitCode, stderr } = await execa(process.execPath, taking, { reject: false });
+      expect([exitCode, stderr]).toEqual([1, expect.stringContaining(reason)]);
+      expect(stderr).not.toContain(' at ');
+    }
   });
 
   it('are spread over the threads', async () => {

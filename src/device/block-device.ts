@@ -16,7 +16,6 @@ import { monotonicMicros } from '../native/clock.ts';
 import { closeFd, duplicateFd, isShrinkSealed } from '../native/fd.ts';
 import { isPeerGone } from '../native/socket.ts';
 import type { PageStore } from '../store/page-store.ts';
-import { COUNTER, REQUEST_LATENCY_DOUBLES } from '../store/statistics.ts';
 import type { ProcessIdentity } from '../store/store-header.ts';
 import {
   type BackendHandler,
@@ -36,9 +35,7 @@ import {
   VIRTIO_RING_F_INDIRECT_DESC,
 } from '../virtio/features.ts';
 import { BLOCK_FEATURES, BlockConfig } from '../virtio-blk/config-space.ts';
-import { REQUESTS } from '../virtio-blk/page-device.ts';
 import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../virtio-blk/protocol.ts';
-import { REQUEST_LATENCIES } from '../virtio-blk/request-times.ts';
 import type { BlockDeviceEvents, DeviceTerms } from './device-terms.ts';
 import { SessionLog } from './dirty-log.ts';
 import { type CompletionWatcher, Disk, type DiskOptions, needDisk } from './disk.ts';
@@ -54,15 +51,6 @@ import type { ThreadCaller } from './thread-call.ts';
 
 const DEVICE_FEATURES =
   VIRTIO_F_VERSION_1 | VIRTIO_RING_F_INDIRECT_DESC | VIRTIO_RING_F_EVENT_IDX | BLOCK_FEATURES;
-
-assert(
-  REQUESTS.write + COUNTER.requestsRead === COUNTER.requestsWrite &&
-    REQUESTS.discard + COUNTER.requestsRead === COUNTER.requestsDiscard &&
-    REQUESTS.other + COUNTER.requestsRead === COUNTER.requestsOther &&
-    REQUESTS.invalid + COUNTER.requestsRead === COUNTER.invalidIo,
-  "the queues' counters lie in the store's",
-);
-assert(REQUEST_LATENCIES === REQUEST_LATENCY_DOUBLES, 'and so do their latencies');
 
 const NO_FEATURES: RingFeatures = { eventIdx: false, indirect: false };
 
@@ -148,11 +136,7 @@ export class BlockDevice implements BackendHandler {
       if (this.isRunning) this.#meet(disk, () => false);
       this.#sets.openDisk(disk);
     } catch (error) {
-      disk.leave();
-      this.#sets.closeDisk(disk);
-      // Whoever is here has met no disk that there is.
-      this.#hasMetFrontEnd = false;
-      this.#hasMetGuest = false;
+      this.#drop(disk);
       throw error;
     }
     this.#disk = disk;
@@ -163,6 +147,14 @@ export class BlockDevice implements BackendHandler {
     const { session } = options.takenOver;
     if (session === undefined) for (const set of this.#sets.all) set.restore([]);
     else this.#takeOverSession(session);
+  }
+
+  /** Whoever is here has met no disk that there is: a guest that was paused looks for its pages again. */
+  #drop(disk: Disk): void {
+    disk.leave();
+    this.#sets.closeDisk(disk);
+    this.#hasMetFrontEnd = false;
+    this.#hasMetGuest = false;
   }
 
   /** Makes the disk larger, at once; a guest that is there is told. */
@@ -183,19 +175,16 @@ export class BlockDevice implements BackendHandler {
   }
 
   /**
-   * Frees all memory: uninitialised. Throws RefusedError while a front end has rings running, or where
-   * I/O of the backing swap does not end.
+   * Frees all memory: uninitialised. Throws RefusedError while a front end has rings running,
+   * UnsettledError while I/O of the backing swap is under way.
    */
   reset(): void {
     const disk = needDisk(this.#disk, this.name);
     this.mustNotRun();
     disk.mustSettle();
-    disk.leave();
     this.#disk = undefined;
-    this.#sets.closeDisk(disk);
+    this.#drop(disk);
     this.#resize(0);
-    // A guest that goes on after a pause finds that its pages were in another store.
-    this.#hasMetGuest = false;
     this.#report('info', 'reset: all memory was freed');
   }
 

@@ -17,7 +17,7 @@ import { closeFd } from '../native/fd.ts';
 import type { BackedStore } from '../store/backed-store.ts';
 import type { PageStore } from '../store/page-store.ts';
 import { PageWindow } from '../store/page-window.ts';
-import { COUNTER } from '../store/statistics.ts';
+import { COUNTER, REQUEST_LATENCY_DOUBLES } from '../store/statistics.ts';
 import type { Inflight, VringAddress } from '../vhost-user-ts/index.ts';
 import type { InflightRegion } from '../virtio/inflight.ts';
 import { BlockQueue } from '../virtio-blk/block-queue.ts';
@@ -37,6 +37,15 @@ const FINISH_PAGES = 64;
 /** ... how long its requests may take, and between two looks at the backing swap. */
 const FINISH_MICROS = 2_000_000;
 const FINISH_LOOK_MILLIS = 50;
+
+assert(
+  REQUESTS.write + COUNTER.requestsRead === COUNTER.requestsWrite &&
+    REQUESTS.discard + COUNTER.requestsRead === COUNTER.requestsDiscard &&
+    REQUESTS.other + COUNTER.requestsRead === COUNTER.requestsOther &&
+    REQUESTS.invalid + COUNTER.requestsRead === COUNTER.invalidIo,
+  "the queues' counters lie in the store's",
+);
+assert(REQUEST_LATENCIES === REQUEST_LATENCY_DOUBLES, 'and so do their latencies');
 
 /** What a thread tells the control thread: once per change of state, never per request. */
 export type Report = (level: ReportLevel, message: string) => void;

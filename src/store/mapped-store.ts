@@ -4,10 +4,10 @@
  * own over the same files.
  */
 
+import { closeSync } from 'node:fs';
 import { lockBuffers, mapFileWindow, releaseWindow } from '../memory/memory-file.ts';
 import { LOCK_WORDS, SpinLock } from '../memory/spin-lock.ts';
 import type { Window } from '../memory/window.ts';
-import { closeFd } from '../native/fd.ts';
 import { Arena } from '../xvmalloc/arena.ts';
 import { MappedArenaFile } from '../xvmalloc/arena-file.ts';
 import { BudgetShare } from '../xvmalloc/budget-share.ts';
@@ -64,8 +64,8 @@ function mapVolatile(shape: StoreShape): MappedStore {
   try {
     return mapStore(shape, files);
   } catch (error) {
-    closeFd(files.fd);
-    closeFd(files.arenaFd);
+    closeSync(files.fd);
+    closeSync(files.arenaFd);
     throw error;
   }
 }

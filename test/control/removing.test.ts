@@ -2,10 +2,11 @@
 
 import { readdirSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
-import { isBuilt } from '../driver/daemon.ts';
+import { isBuilt, until } from '../driver/daemon.ts';
 import { ManyDaemon } from '../driver/many-daemon.ts';
 import { Random } from '../driver/random.ts';
 import { read, write } from '../driver/requests.ts';
+import { makeSwapFile } from '../driver/swap-file.ts';
 
 const cleanUps: (() => unknown)[] = [];
 afterEach(async () => {
@@ -43,7 +44,7 @@ describe.skipIf(!isBuilt)('a device that is removed', () => {
         outcomeOf(client.call('remove', { device })),
         outcomeOf(client.call(method, { device, ...more })),
       ];
-      const gone = "no device 'ramzswap0': it was removed";
+      const gone = "no device 'ramzswap0'";
       expect(await Promise.all(outcomes), method).toEqual(['done', expect.stringContaining(gone)]);
       expect(await client.call('devices')).toEqual([]);
       expect(await client.call('add', { device })).toMatchObject({ state: 'uninitialised' });
@@ -80,4 +81,44 @@ describe.skipIf(!isBuilt)('a device that is removed', () => {
     guest.driver.flush();
     expect(guest.completeAll()[1]).toMatchObject({ status: 0, data: noise(5) });
   });
+
+  it.each(['reset', 'remove'])(
+    'lets guests of the same thread go on while its own I/O comes to an end: %s',
+    async (method) => {
+      const swap = makeSwapFile(32 << 20);
+      cleanUps.push(swap.remove);
+      process.env.RAMZSWAP_FAULT_INJECTION = '1';
+      const { daemon, client } = await start('--num-devices', '2', '--threads', '1');
+      delete process.env.RAMZSWAP_FAULT_INJECTION;
+      const device = 'ramzswap0';
+      await client.call('init', { device, settings: { 'backing-swap': swap.path } });
+      await client.call('init', { device: 'ramzswap1' });
+      await client.call('fault', { backing: { delayMillis: 2000 } });
+      const slow = daemon.attach(device);
+      slow.driver.submit(write(100, noise(1)));
+      slow.driver.flush();
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      slow.close();
+      await until(() => daemon.stderr.includes('disconnected'), 'it has left', 5000);
+      const guest = daemon.attach('ramzswap1');
+      cleanUps.push(() => guest.close());
+      let isOver = false;
+      const outcome = outcomeOf(client.call(method, { device })).finally(() => {
+        isOver = true;
+      });
+      let longest = 0;
+      let rounds = 0;
+      for (; !isOver; rounds++) {
+        const start = performance.now();
+        guest.driver.submit(write(3, noise(rounds)));
+        guest.driver.flush();
+        expect(guest.completeAll()[0]!.status).toBe(0);
+        longest = Math.max(longest, performance.now() - start);
+        await new Promise((resolve) => setTimeout(resolve, 1));
+      }
+      expect(await outcome).toBe('done');
+      expect(rounds).toBeGreaterThan(20);
+      expect(longest).toBeLessThan(700);
+    },
+  );
 });

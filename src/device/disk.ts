@@ -21,6 +21,8 @@ import type { Report, ThreadDisk } from './queue-set.ts';
 
 /** How long a guest may wait for I/O before its device is handed over: else it is not, now. */
 const PAUSE_SETTLE_MILLIS = 1000;
+/** How long all guests of the thread may wait for another's disk to be closed: it is tried again. */
+const CLOSE_SETTLE_MILLIS = 20;
 
 export interface DiskOptions extends Pick<PageStoreOptions, 'budget'> {
   /** The device's; also the label of the swap area. */
@@ -126,9 +128,9 @@ export class Disk {
     if (!this.#isTakenOver) this.store.mapped.header.close();
   }
 
-  /** Throws RefusedError where I/O does not come to its end, and it cannot be closed. */
+  /** Throws UnsettledError while I/O is under way, and it cannot be closed. */
   mustSettle(): void {
-    this.owner.mustSettle();
+    this.owner.mustSettle(CLOSE_SETTLE_MILLIS);
   }
 
   /** All memory of it is free, as far as this thread had it; after the queues have let go of it. */

@@ -95,7 +95,8 @@ export type ReactorReport =
   | { readonly kind: 'warm' }
   /** The disk exists; `figuresFd` is the file whose first pages hold its figures. */
   | { readonly kind: 'ready'; readonly device: string; readonly figuresFd: number }
-  | { readonly kind: 'refused'; readonly reason: string }
+  /** `isPassing`: for I/O that is under way; the same order may be obeyed a moment later. */
+  | { readonly kind: 'refused'; readonly reason: string; readonly isPassing: boolean }
   | { readonly kind: 'done' }
   /** The thread has ended in order, and nobody can come back for the device's pages. */
   | { readonly kind: 'released'; readonly device: string }

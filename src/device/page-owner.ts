@@ -18,6 +18,9 @@ import type { Report } from './queue-set.ts';
 /** How long a new guest may wait for the last one's I/O. */
 const SETTLE_MILLIS = 5000;
 
+/** I/O of the backing swap is under way: what was asked for may be asked again. */
+export class UnsettledError extends RefusedError {}
+
 /** The session in which a ring is about to start. */
 export interface MeetingSession {
   readonly frontEnd: ProcessIdentity | undefined;
@@ -90,11 +93,11 @@ export class PageOwner {
     return this.#backing === undefined || this.#backing.store.settle(millis);
   }
 
-  /** Throws RefusedError where it has not. */
-  mustSettle(millis = SETTLE_MILLIS): void {
+  /** Throws UnsettledError where it has not. */
+  mustSettle(millis: number): void {
     if (this.settle(millis)) return;
     const { name } = this.#options;
-    throw new RefusedError(`${name}: I/O on the backing swap does not come to its end`);
+    throw new UnsettledError(`${name}: I/O on the backing swap does not come to its end`);
   }
 
   /** Whether somebody who is not here may come back for them: who was served last, or anybody. */

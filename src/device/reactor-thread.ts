@@ -20,6 +20,10 @@ import type { DiskOptions } from './disk.ts';
 import type { Order, QueueWorkerOptions, ReactorOptions, ReactorReport } from './orders.ts';
 import { type LineEnd, makeLine } from './thread-call.ts';
 
+/** How long somebody who closes a disk waits for its I/O, and between two tries. */
+const SETTLE_MILLIS_MAX = 5000;
+const SETTLE_LOOK_MILLIS = 50;
+
 export type LogReport = Extract<ReactorReport, { kind: 'log' }>;
 
 export interface ReactorThreadEvents {
@@ -94,13 +98,13 @@ export class ReactorThread {
 
   /** Frees its disk and all memory of that; rejects with the reason. */
   async reset(device: string): Promise<void> {
-    await this.#carriedOut({ kind: 'reset', device });
+    await this.#carriedOut({ kind: 'reset', device }, SETTLE_MILLIS_MAX);
     this.#forget(device);
   }
 
   /** Takes the device away, with its disk; rejects with the reason. */
   async remove(device: string): Promise<void> {
-    await this.#carriedOut({ kind: 'remove', device });
+    await this.#carriedOut({ kind: 'remove', device }, SETTLE_MILLIS_MAX);
     this.#forget(device);
   }
 
@@ -116,10 +120,15 @@ export class ReactorThread {
     throw new RefusedError(report.kind === 'kept' ? report.reason : 'unexpected answer');
   }
 
-  async #carriedOut(order: Order): Promise<ReactorReport> {
-    const report = await this.#answerTo(order);
-    if (report.kind === 'refused') throw new RefusedError(report.reason);
-    return report;
+  /** Again while it is refused for the moment, so long: the thread serves others meanwhile. */
+  async #carriedOut(order: Order, millis = 0): Promise<ReactorReport> {
+    const deadline = performance.now() + millis;
+    for (;;) {
+      const report = await this.#answerTo(order);
+      if (report.kind !== 'refused') return report;
+      if (!report.isPassing || performance.now() > deadline) throw new RefusedError(report.reason);
+      await new Promise((resolve) => setTimeout(resolve, SETTLE_LOOK_MILLIS));
+    }
   }
 
   #answerTo(order: Order): Promise<ReactorReport> {

@@ -25,6 +25,7 @@ import {
   YOURS,
 } from './handover.ts';
 import type { Order, QueueCall, ReactorOptions, ReactorReport } from './orders.ts';
+import { UnsettledError } from './page-owner.ts';
 import type { ReportLevel } from './queue-set.ts';
 import { Reactor } from './reactor.ts';
 import { ServiceManager } from './service-manager.ts';
@@ -94,7 +95,8 @@ function answer(post: Everything['post'], obey: () => ReactorReport): void {
     post(obey());
   } catch (error) {
     if (!isRefusal(error)) throw error;
-    post({ kind: 'refused', reason: error.message });
+    const isPassing = error instanceof UnsettledError;
+    post({ kind: 'refused', reason: error.message, isPassing });
   }
 }
 

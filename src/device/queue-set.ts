@@ -27,7 +27,10 @@ import { REQUEST_LATENCIES, type RequestFigures } from '../virtio-blk/request-ti
 import { InflightArea } from './inflight-area.ts';
 import { type KickWatcher, Ring, type RingFeatures, type RingState } from './ring.ts';
 
-/** Pages a ring may cost in one turn: about 200 µs of compression. */
+/**
+ * Pages that all rings together may cost in one turn, about 200 µs of compression: a guest of many
+ * queues has no more of the thread than one with a single queue.
+ */
 const TURN_PAGES = 64;
 /** How long guest memory stays mapped in after the last request. */
 const FORGET_AFTER_MICROS = 500_000;
@@ -140,6 +143,8 @@ export class QueueSet implements DeviceQueues {
   #served: Ring[] = [];
   /** The last serve() found something to do. */
   hasServed = false;
+  /** Of those, where the next turn begins. */
+  #first = 0;
   /** Requests were served since the last maintain(). */
   #hasWorked = false;
   /** When maintain() last found that they were; resident guest pages are dropped some time after. */
@@ -165,23 +170,30 @@ export class QueueSet implements DeviceQueues {
   // HOT PATH from here to maintain(): no allocation, no BigInt, no closures, no await.
 
   /**
-   * Serves each ring a bounded batch. Whether there may be more to do at once. The thread's clock was
-   * read just before, and is again when something was done.
+   * Serves a bounded batch, of the rings in turn: who comes after the one that ended it is the next
+   * one's first. Whether there may be more to do at once. The thread's clock was read just before, and
+   * is again when something was done.
    */
   serve(): boolean {
     const start = turnClock.micros;
     const backed = this.#backed;
     this.hasServed = backed?.hasEnded() === true;
     if (this.hasServed) backed!.reap();
-    let hasMore = false;
-    for (let i = 0; i < this.#served.length; i++) {
-      const ring = this.#served[i]!;
+    const served = this.#served;
+    let left = TURN_PAGES;
+    let at = this.#first;
+    for (let i = 0; i < served.length && left > 0; i++) {
+      if (at >= served.length) at = 0;
+      const ring = served[at]!;
+      at++;
       if (!ring.queue.hasWork) continue;
       this.hasServed = true;
       this.#hasWorked = true;
-      if (ring.queue.serve(TURN_PAGES) <= 0) hasMore = true;
+      left = ring.queue.serve(left);
       if (ring.queue.ring.brokenReason !== undefined) this.#retire(ring);
     }
+    const hasMore = left <= 0;
+    if (hasMore) this.#first = at;
     if (backed !== undefined) {
       backed.flush();
       if (this.hasServed) turnClock.read();

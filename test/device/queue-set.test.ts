@@ -41,10 +41,14 @@ function setUp(threads: number) {
   };
   const sets = Array.from({ length: threads }, (_, thread) => {
     const own = thread === 0 ? store : PageStore.join(store.share, thread);
-    const options = { name: 'ramzswap0', queueCount: QUEUES, store: own };
-    const set = new QueueSet(options, watcher, (level, message) => {
-      reports.push(`${level}: ${message}`);
-    });
+    const set = new QueueSet(
+      { name: 'ramzswap0', queueCount: QUEUES },
+      watcher,
+      (level, message) => {
+        reports.push(`${level}: ${message}`);
+      },
+    );
+    set.openDisk({ store: own });
     cleanUps.push(() => set.close());
     return set;
   });
@@ -57,9 +61,9 @@ function tableOf(ram: GuestRam): Parameters<QueueSet['setMemoryTable']> {
 }
 
 /** A ring of the set, running. */
-function start(set: QueueSet, ram: GuestRam, index: number): GuestDriver {
-  const driver = new GuestDriver(ram, 16);
-  set.setVringNum(index, 16);
+function start(set: QueueSet, ram: GuestRam, index: number, size = 16): GuestDriver {
+  const driver = new GuestDriver(ram, size);
+  set.setVringNum(index, size);
   set.setVringBase(index, 0);
   set.setVringAddress({ index, flags: 0, log: 0n, ...driver.ring.userAddresses });
   set.setVringKick(index, createEventFd(), TERMS);
@@ -156,6 +160,26 @@ describe('sets of queues over one store', () => {
 });
 
 describe('a set of queues', () => {
+  it('has one turn for all of its rings, and begins the next with who comes after', () => {
+    const { ram, sets } = setUp(1);
+    const [set] = sets as [QueueSet];
+    set.setMemoryTable(...tableOf(ram));
+    const drivers = [0, 1, 2, 3].map((index) => start(set, ram, index, 64));
+    // 17 pages of a turn's 64 each, so a ring has more than half a turn's.
+    for (const driver of drivers) {
+      for (let i = 0; i < 2; i++) driver.submit(read(0, 16));
+      driver.ring.publish();
+    }
+    const doneAfterTurn = () => {
+      turnClock.read();
+      const hasMore = set.serve();
+      return [hasMore, drivers.map(({ ring }) => ring.usedCount)];
+    };
+    expect(doneAfterTurn()).toEqual([true, [2, 1, 0, 0]]);
+    expect(doneAfterTurn()).toEqual([true, [2, 1, 2, 1]]);
+    expect(doneAfterTurn()).toEqual([false, [2, 2, 2, 2]]);
+  });
+
   it('takes a memory table whole or not at all', () => {
     const { ram, sets, reports } = setUp(1);
     const [set] = sets as [QueueSet];

@@ -16,7 +16,6 @@ import { completeHeader, type StoreFiles } from '../store/store-files.ts';
 import type { StoreIdentity } from '../store/store-header.ts';
 import type { ServiceManager } from './service-manager.ts';
 
-const DESCRIPTORS = 2;
 const HOW_TO_DROP =
   'to drop it: systemctl stop (FileDescriptorStorePreserve=yes: systemctl clean --what=fdstore)';
 
@@ -51,9 +50,11 @@ export class FdStore {
         `--fdstore: expected a device name without a colon, got '${identity.name}'`,
       );
     }
-    if (storeMax !== undefined && storeMax < DESCRIPTORS) {
+    // More than it keeps it drops, and says nothing.
+    const needed = this.#manager.wouldKeep(Object.values(this.#names), 1);
+    if (storeMax !== undefined && storeMax < needed) {
       throw new RefusedError(
-        `--fdstore: expected FileDescriptorStoreMax=${DESCRIPTORS} at least, got ${storeMax}`,
+        `--fdstore: expected FileDescriptorStoreMax=${needed} at least, got ${storeMax}`,
       );
     }
     const tables = this.#manager.take(this.#names.table);

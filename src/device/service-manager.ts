@@ -43,6 +43,8 @@ export class ServiceManager {
   /** How many descriptors it keeps at most; undefined: it does not say. */
   readonly storeMax: number | undefined;
   readonly #path: string | undefined;
+  /** How many it has of each name, as far as this process knows: what it has passed on, too. */
+  readonly #kept = new Map<string, number>();
   #passed: readonly PassedDescriptor[];
 
   /** Throws RefusedError or SystemError where the environment speaks of descriptors that are not there. */
@@ -51,6 +53,17 @@ export class ServiceManager {
     const storeMax = takeVariable(environment, 'FDSTORE');
     this.storeMax = /^\d+$/.test(storeMax ?? '') ? Number(storeMax) : undefined;
     this.#passed = takePassed(environment, processId);
+    for (const passed of this.#passed) if (!isSocket(passed)) this.#count(passed.name, 1);
+  }
+
+  #count(name: string, more: number): void {
+    this.#kept.set(name, (this.#kept.get(name) ?? 0) + more);
+  }
+
+  /** How many it would have to keep in all with `count` for each of `names`. */
+  wouldKeep(names: readonly string[], count: number): number {
+    const others = [...this.#kept].filter(([name]) => !names.includes(name));
+    return others.reduce((sum, [, kept]) => sum + kept, names.length * count);
   }
 
   /** What it has passed to this process and nobody has taken yet, in its order. */
@@ -124,11 +137,13 @@ export class ServiceManager {
     for (let first = 0; first < fds.length; first += FDS_PER_MESSAGE_MAX) {
       this.notify(state, fds.slice(first, first + FDS_PER_MESSAGE_MAX));
     }
+    this.#count(name, fds.length);
   }
 
   /** Has it close what it keeps under `name`. */
   removeDescriptors(name: string): void {
     this.notify(`FDSTOREREMOVE=1\nFDNAME=${checkedName(name)}`);
+    this.#kept.delete(name);
   }
 
   #send(socket: number, bytes: Uint8Array, fds: readonly number[]): void {

@@ -78,3 +78,21 @@ it('asks for both to be closed', () => {
     undefined,
   ]);
 });
+
+it('is refused where the manager would drop what it is given: two for each device', () => {
+  const folder = makeFolder();
+  const place = new DatagramPlace(join(folder.path, 'notify'));
+  cleanUps.push(folder.remove, () => place.close());
+  const manager = new ServiceManager({ NOTIFY_SOCKET: place.path, FDSTORE: '3' });
+  const [first, second] = ['one', 'two'].map((name) => new FdStore(manager, name, () => {}));
+  const files = first!.open(IDENTITY);
+  first!.keep(files);
+  expect(() => second!.open({ ...IDENTITY, name: 'two' })).toThrow(
+    '--fdstore: expected FileDescriptorStoreMax=4 at least, got 3',
+  );
+  first!.remove();
+  const next = second!.open({ ...IDENTITY, name: 'two' });
+  const given = [place.receive()!, place.receive()!].flatMap(({ fds }) => fds);
+  [files, next].flatMap(({ fd, arenaFd }) => [fd, arenaFd]).forEach(closeFd);
+  given.forEach(closeFd);
+});

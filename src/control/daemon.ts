@@ -76,6 +76,7 @@ class Daemon implements DaemonActions {
   readonly #fromFile = new Set<string>();
   #control: ListeningSocket | undefined;
   #metrics: MetricsServer | undefined;
+  #isStopping = false;
   #reloading: Promise<unknown> = Promise.resolve();
   /** Another process is about to have the device, or not. */
   #handingOver: Promise<unknown> | undefined;
@@ -136,6 +137,8 @@ class Daemon implements DaemonActions {
       }
       if (this.#plan.frontEnd.kind === 'directory') await this.#findDevices();
       await this.#openMetrics();
+      // Told to end meanwhile: what is opened from here on would be left.
+      if (this.#isStopping) return await new Promise<never>(() => {});
       this.#openControl();
       for (const device of this.#devices.all) device.listen(this.#openSocket(device.name));
     } catch (error) {
@@ -215,6 +218,7 @@ class Daemon implements DaemonActions {
   async #stop(why: string): Promise<void> {
     // An end in the middle of it would leave the device to the other process, with no socket.
     await this.#handingOver;
+    this.#isStopping = true;
     this.#tell('STOPPING=1');
     this.#log.info(`ending: ${why}`);
     this.#control?.remove();

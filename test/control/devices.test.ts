@@ -1,6 +1,6 @@
 /** Many devices in one daemon, as their operator and their guests see them; the built programs. */
 
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { execa } from 'execa';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { DeviceStatus } from '../../src/control/protocol.ts';
@@ -276,6 +276,27 @@ describe.skipIf(!isBuilt)('many devices', () => {
     expect(daemon.has('ramzswap0') || daemon.has('ramzswap2')).toBe(false);
     daemon.folder.remove();
   });
+
+  it.each([300, 500, 700, 900])(
+    'leave no socket when told to end %i ms after the start',
+    async (millis) => {
+      const folder = makeFolder();
+      cleanUps.push(folder.remove);
+      const starting = ManyDaemon.start(['--config', `${folder.path}/rz.yaml`], () => [], folder);
+      // Whether it had begun or not.
+      starting.catch(() => {});
+      writeFileSync(
+        `${folder.path}/rz.yaml`,
+        `socket-dir: ${folder.path}\nmetrics: ${folder.path}/metrics\ndevices: { a: , b: , c: }\n`,
+      );
+      await new Promise((resolve) => setTimeout(resolve, millis));
+      const child = ManyDaemon.last!;
+      child.kill('SIGTERM');
+      await child;
+      await starting.catch(() => {});
+      expect(readdirSync(folder.path)).toEqual(['rz.yaml']);
+    },
+  );
 
   it('are refused all together where one cannot be: nothing is left', async () => {
     const folder = await start();

@@ -14,12 +14,15 @@ export class ManyDaemon {
   readonly folder: { path: string; remove: () => void };
   readonly child: ResultPromise<{ reject: false; stdin: 'ignore' }>;
   stderr = '';
+  /** The process started last, whether or not it is ready. */
+  static last: ManyDaemon['child'] | undefined;
 
   private constructor(folder: { path: string; remove: () => void }, args: readonly string[]) {
     this.folder = folder;
     const all = [RAMZSWAPD, '--control-path', this.controlPath, ...args];
     const options = { reject: false, stdin: 'ignore' } as const;
     this.child = execa(process.execPath, all, options) as typeof this.child;
+    ManyDaemon.last = this.child;
     this.child.stderr?.on('data', (chunk: Buffer) => {
       this.stderr += chunk.toString();
     });
@@ -32,9 +35,10 @@ export class ManyDaemon {
     folder = makeFolder(),
   ): Promise<ManyDaemon> {
     const daemon = new ManyDaemon(folder, [...makeArgs(folder.path), ...args]);
-    const isOver = () => / ready"/.test(daemon.stderr) || daemon.child.exitCode !== null;
+    const hasEnded = () => (daemon.child.exitCode ?? daemon.child.signalCode) !== null;
+    const isOver = () => / ready"/.test(daemon.stderr) || hasEnded();
     await until(isOver, 'the daemon', START_MILLIS_MAX);
-    if (daemon.child.exitCode !== null) throw new Error(`it did not start: ${daemon.stderr}`);
+    if (hasEnded()) throw new Error(`it did not start: ${daemon.stderr}`);
     return daemon;
   }
 

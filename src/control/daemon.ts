@@ -31,6 +31,7 @@ import { type ReloadStep, reloadSteps } from './reload.ts';
 import { serveControl } from './server.ts';
 import {
   hasPassedSockets,
+  makeSocketDirectory,
   openControlSocket,
   openDeviceSocket,
   takenOverSocket,
@@ -130,6 +131,7 @@ class Daemon implements DaemonActions {
 
   async #open(): Promise<void> {
     try {
+      makeSocketDirectory(this.#plan);
       for (const { name, settings, isInitialised } of this.#plan.devices) {
         const device = this.#devices.add(name, settings);
         if (this.#plan.configPath !== undefined) this.#fromFile.add(name);

@@ -27,6 +27,11 @@ export function hasPassedSockets(manager: ServiceManager): boolean {
   return manager.passedSockets.some((name) => name !== CONTROL_NAME);
 }
 
+/** What sockets are to lie in: the control socket may be there, too. Throws RefusedError. */
+export function makeSocketDirectory({ frontEnd }: DaemonPlan): void {
+  if (frontEnd.kind === 'directory') makeDirectory(frontEnd.path);
+}
+
 /** Opens or takes up where the device's front ends connect. Throws RefusedError, SystemError. */
 export function openDeviceSocket(
   { frontEnd, socketGroup }: DaemonPlan,
@@ -42,9 +47,7 @@ export function openDeviceSocket(
       return passed(manager, name) ?? onlyPassed(manager, name);
     case 'directory': {
       const found = passed(manager, name);
-      if (found !== undefined) return found;
-      makeDirectory(frontEnd.path);
-      return ofPath(socketPathOf(frontEnd.path, name), socketGroup);
+      return found ?? ofPath(socketPathOf(frontEnd.path, name), socketGroup);
     }
   }
 }

@@ -269,6 +269,16 @@ describe.skipIf(!isBuilt)('many devices', () => {
     expect(readdirSync(store).sort()).toEqual(['ramzswap0.arena', 'ramzswap0.table']);
   });
 
+  it('have a folder that is made with all that is to lie in it, the control socket too', async () => {
+    const folder = makeFolder();
+    cleanUps.push(folder.remove);
+    const path = `${folder.path}/below`;
+    const inside = { path, remove: () => rmSync(path, { recursive: true, force: true }) };
+    const daemon = await ManyDaemon.start([], undefined, inside);
+    expect(readdirSync(path).sort()).toEqual(['control', 'ramzswap0.sock']);
+    await daemon.stop();
+  });
+
   it('end with the daemon: sockets go, status 0', async () => {
     const daemon = await ManyDaemon.start(['--num-devices', '3']);
     daemon.child.kill('SIGTERM');

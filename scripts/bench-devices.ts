@@ -26,11 +26,19 @@ const PAGES = 512;
 const { values } = parseArgs({
   options: {
     seconds: { type: 'string', default: '6' },
-    rate: { type: 'string', default: '4000' },
+    rate: { type: 'string', default: '2000' },
   },
 });
 const SECONDS = Number(values.seconds);
 const RATE = Number(values.rate);
+
+/** Pages that compress to about a third. */
+const random = new Random(20090917);
+const CONTENTS = Array.from({ length: 256 }, () => {
+  const page = new Uint8Array(4096);
+  page.set(random.bytes(1200), 600);
+  return page;
+});
 
 class Guest {
   readonly attached: AttachedDriver;
@@ -45,11 +53,8 @@ class Guest {
     this.#random = new Random(seed);
   }
 
-  /** A page that compresses to about a third. */
   #page(): Uint8Array {
-    const page = new Uint8Array(4096);
-    page.set(this.#random.bytes(1200), 600);
-    return page;
+    return this.#random.pick(CONTENTS);
   }
 
   fill(): void {
@@ -127,7 +132,7 @@ async function withDevices<T>(count: number, use: (guests: Guest[], daemon: Many
   for (let i = 0; i < count; i++) await client.call('init', { device: `ramzswap${i}` });
   client.close();
   const names = Array.from({ length: count }, (_, i) => `ramzswap${i}`);
-  const guests = names.map((name, i) => new Guest(daemon.attach(name), i));
+  const guests = names.map((name, i) => new Guest(daemon.attach(name, { size: 1024 }), i));
   try {
     for (const guest of guests) guest.fill();
     return await use(guests, daemon);

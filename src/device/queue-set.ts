@@ -32,6 +32,11 @@ import { type KickWatcher, Ring, type RingFeatures, type RingState } from './rin
  * queues has no more of the thread than one with a single queue.
  */
 const TURN_PAGES = 64;
+/**
+ * Time is counted when so much has come together: counters are doubles, and in code that is not
+ * compiled yet each addition to one allocates.
+ */
+const COUNTED_MICROS = 1000;
 /** How long guest memory stays mapped in after the last request. */
 const FORGET_AFTER_MICROS = 500_000;
 
@@ -145,6 +150,9 @@ export class QueueSet implements DeviceQueues {
   hasServed = false;
   /** Of those, where the next turn begins. */
   #first = 0;
+  /** Served and polled since they were counted last. */
+  #serveMicros = 0;
+  #pollMicros = 0;
   /** Requests were served since the last maintain(). */
   #hasWorked = false;
   /** When maintain() last found that they were; resident guest pages are dropped some time after. */
@@ -198,17 +206,25 @@ export class QueueSet implements DeviceQueues {
       backed.flush();
       if (this.hasServed) turnClock.read();
     }
-    if (this.#store !== undefined) {
-      this.#store.counters[COUNTER.serveMicros]! += (turnClock.micros - start) | 0;
-    }
+    this.#serveMicros += (turnClock.micros - start) | 0;
+    if (this.#serveMicros + this.#pollMicros >= COUNTED_MICROS) this.#countTime();
     return hasMore;
   }
 
   /** This thread polled for so long, because of this device's requests. */
   countPolling(micros: number): void {
     // What has no ring is polled for no more.
-    if (this.#served.length === 0 || this.#store === undefined) return;
-    this.#store.counters[COUNTER.pollMicros]! += micros;
+    if (this.#served.length > 0) this.#pollMicros += micros;
+  }
+
+  #countTime(): void {
+    const counters = this.#store?.counters;
+    if (counters !== undefined) {
+      counters[COUNTER.serveMicros]! += this.#serveMicros;
+      counters[COUNTER.pollMicros]! += this.#pollMicros;
+    }
+    this.#serveMicros = 0;
+    this.#pollMicros = 0;
   }
 
   /** Whether serve() could do anything now. */
@@ -485,6 +501,7 @@ export class QueueSet implements DeviceQueues {
 
   close(): void {
     for (const ring of this.#rings) ring?.close();
+    this.#countTime();
     this.#served = [];
     this.#isPaused = false;
     this.#inflight = undefined;

@@ -90,6 +90,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
   drop(queues: QueueSet): void {
     const at = this.#served.indexOf(queues);
     if (at >= 0) this.#served.splice(at, 1);
+    if (this.#lastBusy === queues) this.#lastBusy = undefined;
   }
 
   /** Ends the device's session, accepts no other, and serves it no longer. */

@@ -60,12 +60,8 @@ export class AgeEpochs {
     const ages = this.#ages;
     if (this.#isMerging) return this.#merge(now);
     const { current } = ages;
-    if (ages.countOf(current) === 0) {
-      // Whatever was in it is gone: as if it had not begun.
-      if (ages.beginningOf(current) !== 0) ages.setBeginning(current, 0);
-      return -1;
-    }
     if (ages.beginningOf(current) === 0) {
+      if (ages.countOf(current) === 0) return -1;
       ages.setBeginning(current, this.#seconds());
       this.#begunAt = now;
     }
@@ -73,14 +69,17 @@ export class AgeEpochs {
     const passed = (now - this.#begunAt) | 0;
     // Less than nothing: half of the clock's range, and more.
     if (passed < 0 || passed >= EPOCH_MICROS) return this.#endEpoch(now);
-    return Math.ceil((EPOCH_MICROS - passed) / 1000);
+    // Milliseconds and some more, by whole numbers alone: this is asked for before each sleep.
+    return ((((EPOCH_MICROS - passed) >> 10) * 1049) >> 10) + 2;
   }
 
   #endEpoch(now: number): number {
-    const number = this.#unused();
+    const ages = this.#ages;
+    // Where all that was in it is gone it can begin again.
+    const number = ages.countOf(ages.current) === 0 ? ages.current : this.#unused();
     if (number !== 0) {
-      this.#ages.setBeginning(number, 0);
-      this.#ages.current = number;
+      ages.setBeginning(number, 0);
+      ages.current = number;
       return -1;
     }
     if (this.#plan()) {

@@ -121,7 +121,7 @@ function storeOver(
     row: rowOf(figures.counters, COUNTER_ROW),
     requestLatencyRow: rowOf(figures.requestLatencies, REQUEST_LATENCY_ROW),
     table: new Int32Array(buffer, layout.table, slots),
-    ages: new PageAges(ageNumbers, figures.ageWords, thread, headerSlots),
+    ages: new PageAges(ageNumbers, figures.ageWords, thread, threads, headerSlots),
     checksums: new Int32Array(buffer, layout.checksums, hasBacking ? slots : 0),
     slotLocks: isShared ? Array.from({ length: SLOT_LOCKS }, lock) : undefined,
     arena,

@@ -26,10 +26,10 @@ const CURRENT = 0;
 const COUNTS = EPOCHS;
 export const AGE_WORDS = COUNTS + SHARDS_MAX * EPOCHS;
 
-/** Slots with this number: the sum over all threads. */
-function countOf(words: Int32Array, number: number): number {
+/** Slots with this number: the sum over the words of so many threads. */
+function countOf(words: Int32Array, number: number, threads: number): number {
   let sum = 0;
-  for (let at = COUNTS + number; at < AGE_WORDS; at += EPOCHS) sum += words[at]!;
+  for (let thread = 0; thread < threads; thread++) sum += words[COUNTS + thread * EPOCHS + number]!;
   return sum | 0;
 }
 
@@ -38,7 +38,7 @@ export function oldestBeginning(words: Int32Array): number | undefined {
   let oldest: number | undefined;
   for (let number = 1; number < EPOCHS; number++) {
     const beganAt = words[number]!;
-    if (beganAt === 0 || countOf(words, number) <= 0) continue;
+    if (beganAt === 0 || countOf(words, number, SHARDS_MAX) <= 0) continue;
     if (oldest === undefined || beganAt < oldest) oldest = beganAt;
   }
   return oldest;
@@ -48,14 +48,22 @@ export class PageAges {
   /** By slot. */
   readonly #numbers: Uint8Array;
   readonly #words: Int32Array;
-  /** This thread's counts. */
+  /** This thread's counts; and how many threads count. */
   readonly #counts: Int32Array;
+  readonly #threads: number;
   /** Slots before this one hold the swap header, which nobody asks the age of. */
   readonly #firstSlot: number;
 
-  constructor(numbers: Uint8Array, words: Int32Array, thread: number, firstSlot: number) {
+  constructor(
+    numbers: Uint8Array,
+    words: Int32Array,
+    thread: number,
+    threads: number,
+    firstSlot: number,
+  ) {
     this.#numbers = numbers;
     this.#words = words;
+    this.#threads = threads;
     this.#counts = words.subarray(COUNTS + thread * EPOCHS, COUNTS + (thread + 1) * EPOCHS);
     this.#firstSlot = firstSlot;
   }
@@ -87,7 +95,7 @@ export class PageAges {
 
   /** Slots with this number. */
   countOf(number: number): number {
-    return countOf(this.#words, number);
+    return countOf(this.#words, number, this.#threads);
   }
 
   get current(): number {

@@ -71,7 +71,8 @@ describe.skipIf(!isBuilt)('figures of time', () => {
     const { read_latency_micros, write_latency_micros } = after;
     const waited = read_latency_micros + write_latency_micros + after.discard_latency_micros;
     expect(waited).toBeGreaterThan(ROUNDS);
-    expect(after.serve_micros).toBeGreaterThanOrEqual(waited);
+    // Less than a millisecond of it is not counted yet.
+    expect(after.serve_micros).toBeGreaterThanOrEqual(waited - 1000);
     expect(after.serve_micros).toBeLessThan(passed);
     expect(after.poll_micros).toBeLessThan(passed - after.serve_micros);
     const cpu = after.cpu_micros - before.cpu_micros;

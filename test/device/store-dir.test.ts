@@ -212,12 +212,13 @@ describe.skipIf(!isBuilt)('what was answered is there', () => {
       pages_used: expect.any(Number),
       mem_used_total: expect.any(Number),
       mem_reserved: expect.any(Number),
-      // Stopping wakes it once more, and the threads are others.
+      // What is left of a millisecond is counted at the end, and the threads are others.
+      serve_micros: expect.any(Number),
       poll_micros: expect.any(Number),
       cpu_micros: expect.any(Number),
       oldest_page_seconds: expect.any(Number),
     });
-    expect(after.oldest_page_seconds).toBeGreaterThan(before.oldest_page_seconds!);
+    expect(after.oldest_page_seconds).toBeGreaterThanOrEqual(before.oldest_page_seconds!);
     expect(after.oldest_page_seconds).toBeLessThan(before.oldest_page_seconds! + 60);
     attachAgain(second, attached);
     written.expectAll(attached);

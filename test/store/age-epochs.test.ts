@@ -49,7 +49,7 @@ class Bench {
 
   constructor(slots: number) {
     this.numbers = new Uint8Array(slots);
-    this.ages = new WatchedAges(this.numbers, this.words, 0, 0);
+    this.ages = new WatchedAges(this.numbers, this.words, 0, 1, 0);
     this.ages.current = 1;
     this.#epochs = this.#makeEpochs();
   }
@@ -86,7 +86,9 @@ class Bench {
       this.looked = Math.max(this.looked, this.ages.looked - this.ages.renumbered);
       this.renumbered = Math.max(this.renumbered, this.ages.renumbered);
       if (this.ages.looked > 0) this.merging++;
-      if (wait !== 0) return wait < 0 ? undefined : this.now + wait / 1000;
+      if (wait < 0) return undefined;
+      // Milliseconds, never too few: an epoch then ends in this very second.
+      if (wait !== 0) return this.now + Math.floor(wait / 1000);
     }
   }
 

@@ -11,7 +11,7 @@ function setUp(threads = 1, firstSlot = 0) {
   const words = new Int32Array(AGE_WORDS);
   const ages = Array.from(
     { length: threads },
-    (_, thread) => new PageAges(numbers, words, thread, firstSlot),
+    (_, thread) => new PageAges(numbers, words, thread, threads, firstSlot),
   );
   ages[0]!.current = 1;
   return { numbers, words, ages };

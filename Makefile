@@ -43,6 +43,7 @@ bench: build ## the data path beside peers, the codec beside liblzo2, the parts 
 	$(TSX) scripts/bench-codec.ts
 	$(TSX) scripts/bench-parts/main.ts
 	$(TSX) scripts/bench-backing.ts
+	$(TSX) scripts/bench-devices.ts --seconds 4
 
 fuzz: build ## seeded fuzzers, FUZZ_SECONDS long (120)
 	@$(TSX) scripts/setup.ts check

@@ -71,7 +71,8 @@ function expectPages(attached: AttachedDriver, pages: readonly Uint8Array[]): vo
 async function call<T>(daemon: Daemon, method: string, params: object = {}): Promise<T> {
   const client = await ControlClient.connect(daemon.controlPath);
   try {
-    return await client.call<T>(method, { device: 'ramzswap0', ...params });
+    const device = method === 'devices' ? {} : { device: 'ramzswap0' };
+    return await client.call<T>(method, { ...device, ...params });
   } finally {
     client.close();
   }

@@ -89,7 +89,7 @@ describe('regression:', () => {
   async function survives(line: string): Promise<void> {
     const folder = makeFolder();
     const path = join(folder.path, 'control');
-    const server = serveControl(listenUnix(path), {}, { some: () => ['one'] });
+    const server = serveControl(listenUnix(path), { devices: () => ['one'] as never });
     const uncaught: unknown[] = [];
     const note = (error: unknown) => void uncaught.push(error);
     const others = process.listeners('unhandledRejection');

@@ -1,6 +1,6 @@
 /** The configuration file: what it may say, and where it says what it may not. */
 
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -40,6 +40,13 @@ describe('a configuration file', () => {
       ['web2', { 'num-queues': 4 }, false],
       ['web3', {}, true],
     ]);
+  });
+
+  it.each(['README.md', 'scripts/examples/ramzswapd.yaml'])('is what %s shows', (path) => {
+    const text = readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8');
+    const block = /^```yaml\n(.*?)^```/ms.exec(text)?.[1] ?? text;
+    const { devices, daemon } = parseConfig(block, path);
+    expect([devices.size > 1, daemon.budget]).toEqual([true, 8 * 2 ** 30]);
   });
 
   it('may be empty', () => {

@@ -145,6 +145,7 @@ describe.skipIf(!isBuilt)('what make install installs', () => {
       'share/doc/ramzswap/LICENSE',
       'share/doc/ramzswap/README.md',
       'share/doc/ramzswap/examples/ramzswap0.conf',
+      'share/doc/ramzswap/examples/ramzswapd.yaml',
       ...PACKAGE.man.map((path) => `share/man/man${path.at(-1)}/${basename(path)}`),
       'share/qemu/vhost-user/50-ramzswap.json',
     ];

@@ -164,12 +164,12 @@ class Daemon implements DaemonActions {
       ? FdStore.keptSettings(this.#manager)
       : keptSettings(storeDirectory ?? '');
     for (const [name, text] of kept) {
-      const isThere = this.#devices.has(name);
-      if (text === '' || (isThere && this.#devices.named(name).isInitialised)) continue;
+      const found = this.#devices.has(name) ? this.#devices.named(name) : undefined;
+      if (text === '' || found?.isInitialised === true) continue;
       try {
         const settings = merged(defaults, checkedSettings(JSON.parse(text) as object));
         checkName(name, 'store');
-        const device = isThere ? this.#devices.named(name) : this.#devices.add(name, settings);
+        const device = found ?? this.#devices.add(name, settings);
         await device.init(settings);
         this.#log.info({ device: name }, 'goes on with the store that was kept');
       } catch (error) {

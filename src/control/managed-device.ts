@@ -241,7 +241,7 @@ export class ManagedDevice {
   /** Frees the disk and all its memory. Rejects with RefusedError while it is in use. */
   reset(): Promise<void> {
     return this.#inTurn(async () => {
-      if (this.#disk === undefined) throw new RefusedError(`${this.name}: not initialised`);
+      this.#needDisk();
       await this.thread.reset(this.name);
       this.#forgetDisk();
     });
@@ -385,6 +385,7 @@ export class ManagedDevice {
     }
   }
 
+  /** Throws RefusedError without a disk. */
   #needDisk(): DiskOptions {
     if (this.#disk === undefined) throw new RefusedError(`${this.name}: not initialised`);
     return this.#disk;

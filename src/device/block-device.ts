@@ -73,9 +73,11 @@ export class BlockDevice implements BackendHandler {
   /** What SET_FEATURES said last. */
   #accepted: bigint | undefined;
   readonly #log: SessionLog;
-  /** Configuration space has changed, and the front end has not read it since. */
-  #isConfigNews = false;
-  #wasAttached = false;
+  /**
+   * The front end has not read configuration space since it changed, or in this session: one that
+   * comes again, perhaps to another process than before, does not read it on its own.
+   */
+  #isConfigNews = true;
   #warnedOfShrinking = false;
   #frontEnd: ProcessIdentity | undefined;
   /** Rings between SET_VRING_KICK and GET_VRING_BASE: a driver has them, whatever state they are in. */
@@ -143,7 +145,7 @@ export class BlockDevice implements BackendHandler {
     this.#resize(disk.store.slots);
     if (options.takenOver === undefined) return;
     // Who comes again has read what the other process said.
-    this.#wasAttached = true;
+    this.#isConfigNews = true;
     const { session } = options.takenOver;
     if (session === undefined) for (const set of this.#sets.all) set.restore([]);
     else this.#takeOverSession(session);
@@ -169,8 +171,7 @@ export class BlockDevice implements BackendHandler {
 
   #resize(pages: number): void {
     this.#config.setCapacity(pages);
-    // Whoever comes first reads it; who comes again may not.
-    this.#isConfigNews = this.#wasAttached;
+    this.#isConfigNews = true;
     this.#tellOfConfig();
   }
 
@@ -232,7 +233,7 @@ export class BlockDevice implements BackendHandler {
   attach(fd: number): void {
     assert(this.#session === undefined, 'a device has one session at a time');
     this.#openSession(fd);
-    this.#wasAttached = true;
+    this.#isConfigNews = true;
     this.#frontEnd = frontEndOf(fd);
     this.#hasMetFrontEnd = false;
     this.#hasMetGuest = false;

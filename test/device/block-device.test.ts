@@ -84,7 +84,7 @@ describe('configuration', () => {
 });
 
 describe('growing', () => {
-  function grown() {
+  function grown(hasReadConfig = true) {
     const local = new LocalDevice({ diskBytesMax: 2 << 20 });
     devices.push(local);
     local.negotiate(FEATURES);
@@ -93,6 +93,7 @@ describe('growing', () => {
     local.onClose(() => channel.close());
     local.frontEnd.order(VHOST_USER.SET_BACKEND_REQ_FD, new Uint8Array(0), [theirs]);
     closeFd(theirs);
+    if (hasReadConfig) local.frontEnd.getConfig(0, 60);
     local.frontEnd.setMemoryTable(local.ram);
     const driver = local.makeRing();
     const start = () => {
@@ -136,6 +137,15 @@ describe('growing', () => {
     start();
     expect(channel.receive()).toMatchObject({ request: 2, flags: 1 });
     expect(channel.receive()).toBeUndefined();
+  });
+
+  it('before the front end came is told when a ring starts, to one that did not read it', () => {
+    for (const hasReadConfig of [true, false]) {
+      const { channel, start } = grown(hasReadConfig);
+      start();
+      if (hasReadConfig) expect(channel.receive()).toBeUndefined();
+      else expect(channel.receive()).toMatchObject({ request: 2 });
+    }
   });
 
   it('is told again when a ring starts, if nobody has read it: QEMU may have been stopping', () => {

@@ -173,6 +173,7 @@ describe('a device in this thread', () => {
     local.negotiate(BLOCK_FEATURES | VIRTIO_F_VERSION_1);
     local.frontEnd.order(VHOST_USER.SET_BACKEND_REQ_FD, new Uint8Array(0), [theirs]);
     closeFd(theirs);
+    local.frontEnd.getConfig(0, 60);
     local.frontEnd.setMemoryTable(local.ram);
     const driver = startedRing(local);
     expect(run(local, driver, write(5, noise(1))).status).toBe(VIRTIO_BLK_S_IOERR);

@@ -308,6 +308,7 @@ describe('news of a larger disk', () => {
     const [own, theirs] = socketPair();
     local.frontEnd.order(VHOST_USER.SET_BACKEND_REQ_FD, new Uint8Array(0), [theirs]);
     closeFd(theirs);
+    local.frontEnd.getConfig(0, 60);
     const channel = new Connection(own);
     cleanUps.push(() => channel.close());
     ring(local);

@@ -66,6 +66,7 @@ const TOOLS = {
   'mkfs.ext4': program('mkfs.ext4', 'e2fsprogs'),
   filefrag: program('filefrag', 'e2fsprogs'),
   groff: program('groff', 'groff-base'),
+  mandoc: program('mandoc', 'mandoc'),
   'mkfs.xfs': program('mkfs.xfs', 'xfsprogs'),
   'mkfs.btrfs': program('mkfs.btrfs', 'btrfs-progs'),
 } as const satisfies Record<string, Tool>;
@@ -115,6 +116,7 @@ const PROFILES = {
     'qemu-storage-daemon',
     'file',
     'groff',
+    'mandoc',
   ],
   test: [...ALL_GUESTS, ...DISKS, 'qemu-img', 'chromium', ...LIBVIRT],
   bench: ['gcc', ...JUDGES, 'fio', 'mkswap', 'qemu-storage-daemon'],

@@ -77,6 +77,7 @@ const TESTED_ELSEWHERE: Record<string, string> = {
   'control/take-over.ts': 'device/take-over.test.ts',
   'device/device-terms.ts': 'types only',
   'device/disk.ts': 'device/resetting.test.ts',
+  'device/meeting.ts': 'device/new-guest.test.ts',
   'device/kept-regions.ts': 'device/taken-over.test.ts',
   'device/queue-sets.ts': 'device/remote-queues.test.ts',
   'device/device-store.ts': 'device/taken-over.test.ts',

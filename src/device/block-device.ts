@@ -16,7 +16,6 @@ import { monotonicMicros } from '../native/clock.ts';
 import { closeFd, duplicateFd, isShrinkSealed } from '../native/fd.ts';
 import { isPeerGone } from '../native/socket.ts';
 import type { PageStore } from '../store/page-store.ts';
-import type { ProcessIdentity } from '../store/store-header.ts';
 import {
   type BackendHandler,
   BackendSession,
@@ -39,11 +38,12 @@ import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../virtio-blk/proto
 import type { BlockDeviceEvents, DeviceTerms } from './device-terms.ts';
 import { SessionLog } from './dirty-log.ts';
 import { type CompletionWatcher, Disk, type DiskOptions, needDisk } from './disk.ts';
-import { frontEndOf } from './front-end-process.ts';
 import { type DeviceState, heldState, type SessionDeviceState } from './handover.ts';
 import { checkInflightArea, makeInflightArea, type TrackedInflight } from './inflight-area.ts';
 import { KeptRegions } from './kept-regions.ts';
+import { Meeting } from './meeting.ts';
 import type { HandedOverSockets, QueueCall } from './orders.ts';
+import { UnsettledError } from './page-owner.ts';
 import type { DeviceQueues, QueueSet, Report } from './queue-set.ts';
 import { QueueSets } from './queue-sets.ts';
 import type { KickWatcher, RingFeatures, RingState } from './ring.ts';
@@ -79,13 +79,10 @@ export class BlockDevice implements BackendHandler {
    */
   #isConfigNews = true;
   #warnedOfShrinking = false;
-  #frontEnd: ProcessIdentity | undefined;
   /** Rings between SET_VRING_KICK and GET_VRING_BASE: a driver has them, whatever state they are in. */
   readonly #started = new Set<number>();
   #wasRunning = false;
-  /** A ring was started in this session; and for the guest that it now has. */
-  #hasMetFrontEnd = false;
-  #hasMetGuest = false;
+  readonly #meeting = new Meeting(() => this.#sets.isServing());
   readonly #regions = new KeptRegions();
   #inflight: TrackedInflight | undefined;
   /** Made for the front end: until it has a descriptor of its own. */
@@ -134,8 +131,7 @@ export class BlockDevice implements BackendHandler {
     if (this.#disk !== undefined) throw new RefusedError(`${this.name}: already initialised`);
     const disk = new Disk(options, this.#watcher, this.#report);
     try {
-      // It has read nothing but errors until now: nobody serves what is settled here.
-      if (this.isRunning) this.#meet(disk, () => false);
+      if (this.isRunning) this.#meeting.meetNew(disk.owner, this.#inflight);
       this.#sets.openDisk(disk);
     } catch (error) {
       this.#drop(disk);
@@ -144,19 +140,15 @@ export class BlockDevice implements BackendHandler {
     this.#disk = disk;
     this.#resize(disk.store.slots);
     if (options.takenOver === undefined) return;
-    // Who comes again has read what the other process said.
-    this.#isConfigNews = true;
     const { session } = options.takenOver;
     if (session === undefined) for (const set of this.#sets.all) set.restore([]);
     else this.#takeOverSession(session);
   }
 
-  /** Whoever is here has met no disk that there is: a guest that was paused looks for its pages again. */
   #drop(disk: Disk): void {
     disk.leave();
     this.#sets.closeDisk(disk);
-    this.#hasMetFrontEnd = false;
-    this.#hasMetGuest = false;
+    this.#meeting.forgetDisk();
   }
 
   /** Makes the disk larger, at once; a guest that is there is told. */
@@ -234,14 +226,17 @@ export class BlockDevice implements BackendHandler {
     assert(this.#session === undefined, 'a device has one session at a time');
     this.#openSession(fd);
     this.#isConfigNews = true;
-    this.#frontEnd = frontEndOf(fd);
-    this.#hasMetFrontEnd = false;
-    this.#hasMetGuest = false;
+    this.#meeting.begin(fd);
   }
 
   #openSession(begun: number | SessionState): void {
     this.#session = new BackendSession(begun, this);
     this.#session.onRefusal = (reason) => this.#report('warn', `refused: ${reason}`);
+  }
+
+  /** What the front end has sent waits for I/O: pollSession() again soon. */
+  get isWaiting(): boolean {
+    return this.#session?.isWaiting === true;
   }
 
   /** Handles what the front end has sent. False: it has gone. Throws ProtocolError. */
@@ -274,6 +269,7 @@ export class BlockDevice implements BackendHandler {
   pause(sockets: HandedOverSockets): DeviceState {
     const pausedMicros = monotonicMicros();
     const disk = needDisk(this.#disk, this.name);
+    if (this.isWaiting) throw new UnsettledError(`${this.name}: a queue is about to stop or start`);
     try {
       const rings = this.#sets.all.flatMap((set) => set.pause());
       disk.pause();
@@ -297,8 +293,7 @@ export class BlockDevice implements BackendHandler {
       isLegacy: this.#isLegacy,
       isWriteback: this.#config.isWriteback,
       isConfigNews: this.#isConfigNews,
-      hasMetFrontEnd: this.#hasMetFrontEnd,
-      hasMetGuest: this.#hasMetGuest,
+      ...this.#meeting.state,
       regions: this.#regions.all,
       inflight: this.#inflight,
       rings,
@@ -327,7 +322,7 @@ export class BlockDevice implements BackendHandler {
     this.#isLegacy = state.isLegacy;
     this.#config.setWriteback(state.isWriteback);
     this.#isConfigNews = state.isConfigNews;
-    this.#frontEnd = frontEndOf(state.session.connection.fd);
+    this.#meeting.begin(state.session.connection.fd, state);
     for (const { region, fd } of state.regions) {
       for (const set of this.#sets.all) set.addMemoryRegion(region, fd);
     }
@@ -337,8 +332,6 @@ export class BlockDevice implements BackendHandler {
       for (const set of this.#sets.all) set.setInflight(inflight, fd);
       this.#inflight = state.inflight;
     }
-    this.#hasMetFrontEnd = state.hasMetFrontEnd;
-    this.#hasMetGuest = state.hasMetGuest;
     this.#sets.all.forEach((set, i) => {
       const own = state.rings.filter(({ index }) => index % this.#sets.all.length === i);
       set.restore(own);
@@ -437,8 +430,7 @@ export class BlockDevice implements BackendHandler {
       this.#dropInflight();
       throw error;
     }
-    // It says whose requests it is about: this may be another guest, or the same one rebooted.
-    this.#hasMetGuest = false;
+    this.#meeting.areaChanged();
   }
 
   setLogBase(log: LogDescription, fd: number): void {
@@ -462,6 +454,14 @@ export class BlockDevice implements BackendHandler {
     this.#changeRings(() => this.#sets.of(address.index).setVringAddress(address));
   }
 
+  isAtRest(index: number): boolean {
+    return this.#sets.of(index).isAtRest(index);
+  }
+
+  mayStart(): boolean {
+    return this.#meeting.mayMeet(this.#disk?.owner, this.#inflight);
+  }
+
   getVringBase(index: number): number {
     const base = this.#changeRings(() => this.#sets.of(index).getVringBase(index));
     this.#started.delete(index);
@@ -472,7 +472,12 @@ export class BlockDevice implements BackendHandler {
   setVringKick(index: number, fd: number | undefined): void {
     // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts enabled."
     const terms = { ...this.#ringFeatures, startsEnabled: this.#isLegacy };
-    if (!this.#hasMetGuest) this.#meetBefore(fd);
+    try {
+      this.#meeting.meet(this.#disk?.owner, this.#inflight);
+    } catch (error) {
+      if (fd !== undefined) closeFd(fd);
+      throw error;
+    }
     this.#changeRings(() => this.#sets.of(index).setVringKick(index, fd, terms));
     this.#started.add(index);
     this.#tellOfRunning();
@@ -515,29 +520,6 @@ export class BlockDevice implements BackendHandler {
   }
 
   // ── What belongs to the session ───────────────────────────────────────────────────────────────
-
-  /** A ring is about to start. Throws RequestError, RefusedError; `kickFd` is then closed. */
-  #meetBefore(kickFd: number | undefined): void {
-    // Without a disk there is nothing to find; init() looks whose it is.
-    if (this.#disk === undefined) return;
-    try {
-      this.#meet(this.#disk, () => this.#sets.isServing());
-    } catch (error) {
-      if (kickFd !== undefined) closeFd(kickFd);
-      throw error;
-    }
-  }
-
-  #meet(disk: Disk, isServing: () => boolean): void {
-    disk.owner.meet({
-      frontEnd: this.#frontEnd,
-      tracked: this.#inflight,
-      isKnown: this.#hasMetFrontEnd,
-      isServing,
-    });
-    this.#hasMetFrontEnd = true;
-    this.#hasMetGuest = true;
-  }
 
   #dropInflight(): void {
     for (const fd of [this.#inflight?.fd, this.#madeInflightFd]) {

@@ -38,6 +38,7 @@ import type { DeviceTerms } from './device-terms.ts';
 import type { LogState } from './dirty-log.ts';
 import type { DiskOptions } from './disk.ts';
 import type { TrackedInflight } from './inflight-area.ts';
+import type { MeetingState } from './meeting.ts';
 import type { RingFeatures, RingState } from './ring.ts';
 
 /** Of everything said here, and of what DeviceState means. */
@@ -81,7 +82,7 @@ export interface DeviceState {
 }
 
 /** Of a device with a front end: the session, and what it has told the device. */
-export interface SessionDeviceState {
+export interface SessionDeviceState extends MeetingState {
   readonly session: SessionState;
   readonly features: RingFeatures;
   /** All that SET_FEATURES said last. */
@@ -90,9 +91,6 @@ export interface SessionDeviceState {
   readonly isLegacy: boolean;
   readonly isWriteback: boolean;
   readonly isConfigNews: boolean;
-  /** A ring was started for what the front end runs now: whose pages these are is settled. */
-  readonly hasMetFrontEnd: boolean;
-  readonly hasMetGuest: boolean;
   readonly regions: readonly { readonly region: GuestRegion; readonly fd: number }[];
   readonly inflight: TrackedInflight | undefined;
   readonly rings: readonly RingState[];

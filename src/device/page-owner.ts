@@ -5,6 +5,7 @@
 
 import { RefusedError } from '../base/errors.ts';
 import { PAGE_BYTES } from '../base/units.ts';
+import { monotonicMicros } from '../native/clock.ts';
 import type { PageStore } from '../store/page-store.ts';
 import { type ProcessIdentity, UNKNOWN_PROCESS } from '../store/store-header.ts';
 import { RequestError } from '../vhost-user-ts/index.ts';
@@ -16,7 +17,7 @@ import { markedStore, markStore, type TrackedInflight } from './inflight-area.ts
 import type { Report } from './queue-set.ts';
 
 /** How long a new guest may wait for the last one's I/O. */
-const SETTLE_MILLIS = 5000;
+const SETTLE_MICROS = 5_000_000;
 
 /** I/O of the backing swap is under way: what was asked for may be asked again. */
 export class UnsettledError extends RefusedError {}
@@ -36,6 +37,8 @@ export class PageOwner {
   readonly #store: PageStore;
   readonly #backing: Backing | undefined;
   readonly #report: Report;
+  /** A new guest waits since then (wrapping microseconds). */
+  #waitsSince: number | undefined;
 
   constructor(
     options: DiskOptions,
@@ -49,6 +52,27 @@ export class PageOwner {
     this.#report = report;
   }
 
+  /** Whether meet() can decide: I/O for the last guest has ended, if this is another, or takes too long. */
+  mayMeet(session: MeetingSession): boolean {
+    const isReady = this.settle(0) || this.#whatIsThere(session) === 'own';
+    if (!isReady) {
+      this.#waitsSince ??= monotonicMicros();
+      if (((monotonicMicros() - this.#waitsSince) | 0) < SETTLE_MICROS) return false;
+    }
+    this.#waitsSince = undefined;
+    return true;
+  }
+
+  /** Of whom the store's pages are, seen from a guest: its own, another's, and then are its own lost? */
+  #whatIsThere({ frontEnd, tracked, isKnown }: MeetingSession): 'own' | 'strange' | 'lost' {
+    const { header } = this.#store.mapped;
+    const named = tracked === undefined ? undefined : markedStore(tracked.inflight, tracked.fd);
+    if (named !== undefined) return Buffer.compare(named, header.uuid) === 0 ? 'own' : 'lost';
+    const last = header.frontEnd;
+    const isNew = !isKnown && last !== undefined && !isSameProcess(last, frontEnd);
+    return isNew && this.#options.onNewGuest !== 'keep' ? 'strange' : 'own';
+  }
+
   /**
    * A ring is about to start: what may this guest read? What the store holds if it is that guest's:
    * its in-flight area says so, or the front end is the process that it served last. An area that
@@ -56,17 +80,13 @@ export class PageOwner {
    * and reads must not say zeros. Throws RequestError, RefusedError.
    */
   meet(session: MeetingSession): void {
-    const { frontEnd, tracked, isKnown } = session;
+    const { frontEnd, tracked } = session;
     const { header } = this.#store.mapped;
-    const named = tracked === undefined ? undefined : markedStore(tracked.inflight, tracked.fd);
-    if (named === undefined) {
-      const last = header.frontEnd;
-      const isNew = !isKnown && last !== undefined && !isSameProcess(last, frontEnd);
-      if (isNew && this.#options.onNewGuest !== 'keep') this.#forget(session, false);
-    } else if (Buffer.compare(named, header.uuid) !== 0) {
+    const there = this.#whatIsThere(session);
+    if (there === 'lost') {
       this.#report('error', 'this guest had its pages in another store: they read as errors here');
-      this.#forget(session, true);
     }
+    if (there !== 'own') this.#forget(session, there === 'lost');
     header.frontEnd = frontEnd ?? UNKNOWN_PROCESS;
     if (tracked !== undefined) markStore(tracked.inflight, tracked.fd, header.uuid);
   }
@@ -76,7 +96,7 @@ export class PageOwner {
     if (isServing()) {
       throw new RequestError('SET_VRING_KICK: expected no other ring to run with another store');
     }
-    if (!this.settle()) {
+    if (!this.settle(0)) {
       throw new RequestError('SET_VRING_KICK: I/O for the last guest has not ended yet');
     }
     this.#empty(isLost);
@@ -88,8 +108,8 @@ export class PageOwner {
     writeSwapHeader(this.#store, this.#options);
   }
 
-  /** Whether I/O of the backing swap has come to its end; waits for it. */
-  settle(millis = SETTLE_MILLIS): boolean {
+  /** Whether I/O of the backing swap has come to its end; waits for it so long. */
+  settle(millis: number): boolean {
     return this.#backing === undefined || this.#backing.store.settle(millis);
   }
 

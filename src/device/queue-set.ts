@@ -86,6 +86,8 @@ export interface DeviceQueues {
   setVringNum(index: number, num: number): void;
   setVringBase(index: number, base: number): void;
   setVringAddress(address: VringAddress): void;
+  /** Begins nothing new on the ring; whether what was begun has ended, or is given up. */
+  isAtRest(index: number): boolean;
   getVringBase(index: number): number;
   setVringKick(index: number, fd: number | undefined, terms: RingTerms): void;
   setVringCall(index: number, fd: number | undefined): void;
@@ -334,29 +336,30 @@ export class QueueSet implements DeviceQueues {
     }
   }
 
-  getVringBase(index: number): number {
+  /**
+   * What the ring has begun comes to its end, for another process may be the next to serve it. What
+   * takes longer, because a disk hangs or a guest asked for very much at once, is given up when the
+   * ring stops, and begun again when it starts again.
+   */
+  isAtRest(index: number): boolean {
     const ring = this.#ring(index);
-    this.#finish(ring);
-    const base = ring.stop();
-    this.#listServed();
-    return base;
+    const { queue } = ring;
+    if (ring.endsSince === undefined) {
+      ring.endsSince = monotonicMicros();
+      this.#listServed();
+    }
+    if (!queue.ring.isAttached || this.#isFinishInVain) return true;
+    const isDone = !queue.finish(FINISH_PAGES);
+    this.#backed?.flush();
+    if (isDone) return true;
+    this.#isFinishInVain = ((monotonicMicros() - ring.endsSince) | 0) >= FINISH_MICROS;
+    return this.#isFinishInVain;
   }
 
-  /**
-   * Lets what the ring has begun come to its end, for another process may be the next to serve it.
-   * What takes longer, because a disk hangs or a guest asked for very much at once, is given up, and
-   * begun again when the ring starts again.
-   */
-  #finish({ queue }: Ring): void {
-    if (!queue.ring.isAttached || this.#isFinishInVain) return;
-    const start = monotonicMicros();
-    while (queue.finish(FINISH_PAGES)) {
-      if (((monotonicMicros() - start) | 0) >= FINISH_MICROS) {
-        this.#isFinishInVain = true;
-        return;
-      }
-      this.#backed?.awaitEnded(FINISH_LOOK_MILLIS);
-    }
+  getVringBase(index: number): number {
+    const base = this.#ring(index).stop();
+    this.#listServed();
+    return base;
   }
 
   setVringKick(index: number, fd: number | undefined, terms: RingTerms): void {
@@ -395,8 +398,6 @@ export class QueueSet implements DeviceQueues {
     if (isEnabled) {
       this.#isFinishInVain = false;
     } else {
-      // QEMU disables a ring before it stops it.
-      this.#finish(ring);
       ring.queue.suspend();
     }
     ring.setEnabled(isEnabled);
@@ -463,11 +464,18 @@ export class QueueSet implements DeviceQueues {
 
   pause(): RingState[] {
     const rings = this.#rings.filter((ring) => ring !== undefined);
-    for (const ring of rings) this.#finish(ring);
+    for (const { index } of rings) this.#awaitRest(index);
     this.#isPaused = true;
     this.#listServed();
     for (const ring of rings) this.#refuseToPass(ring);
     return rings.map((ring) => ({ ...ring.state, isTracked: this.#tracked.has(ring.index) }));
+  }
+
+  /** For a take-over, for which all wait. */
+  #awaitRest(index: number): void {
+    while (!this.isAtRest(index)) this.#backed?.awaitEnded(FINISH_LOOK_MILLIS);
+    // It is another's to end.
+    this.#ring(index).endsSince = undefined;
   }
 
   /** What is known of some rings is in no state that could be sent. */

@@ -31,6 +31,9 @@ const LOOKS_PER_CLOCK = 32;
 /** Sleep no longer than this when a ring cannot be kicked. */
 const POLLED_RING_MILLIS = 1;
 
+/** And no longer than this while a message of a front end waits for I/O. */
+const WAITING_SESSION_MILLIS = 1;
+
 const ACCEPT_PAUSE_MICROS = 500_000;
 /** EINTR, EAGAIN, ECONNABORTED: the connection is gone, or there was none. */
 const PASSING_ERRNOS: ReadonlySet<number> = new Set([4, 11, 103]);
@@ -251,7 +254,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
 
   /** HOT PATH: no allocation. A step of all upkeep; how long a sleep may last. */
   #maintain(now: number): number {
-    let millis = this.#resumeAccepting(now);
+    let millis = this.#lookAgain(now);
     for (let i = 0; i < this.#served.length; i++) {
       const queues = this.#served[i]!;
       millis = sooner(millis, queues.maintain(now));
@@ -313,11 +316,15 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     this.#events.report(endpoint.device.name, 'error', `connections put off: ${errnoText(errno)}`);
   }
 
-  /** Milliseconds until a paused socket is looked at again; -1: none is paused. */
-  #resumeAccepting(now: number): number {
+  /** Milliseconds until a socket is to be looked at again that will not tell; -1: there is none. */
+  #lookAgain(now: number): number {
     let millis = -1;
     for (let i = 0; i < this.#endpoints.length; i++) {
       const endpoint = this.#endpoints[i]!;
+      if (endpoint.device.isWaiting) {
+        this.#pollSession(endpoint);
+        millis = sooner(millis, WAITING_SESSION_MILLIS);
+      }
       if (endpoint.acceptAgainAt === undefined || endpoint.listenFd === undefined) continue;
       const wait = (endpoint.acceptAgainAt - now) | 0;
       if (wait > 0) millis = sooner(millis, Math.ceil(wait / 1000));

@@ -82,6 +82,10 @@ export class RemoteQueues implements DeviceQueues {
     this.#call('setVringAddress', address);
   }
 
+  isAtRest(index: number): boolean {
+    return this.#call('isAtRest', index);
+  }
+
   getVringBase(index: number): number {
     return this.#call('getVringBase', index);
   }

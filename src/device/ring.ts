@@ -62,6 +62,8 @@ export class Ring {
   #features: RingFeatures = { eventIdx: false, indirect: false };
   #isEnabled = false;
   #isStarted = false;
+  /** About to stop, and begins nothing new, since then (wrapping microseconds). */
+  endsSince: number | undefined;
   #kickFd: number | undefined;
   #callFd: number | undefined;
   #errFd: number | undefined;
@@ -80,11 +82,12 @@ export class Ring {
     this.queue = makeQueue(this);
   }
 
-  /** To be served: started, enabled, in mapped memory and not broken. */
+  /** To be served: started, enabled, not about to stop, in mapped memory and not broken. */
   get isServed(): boolean {
     return (
       this.#isStarted &&
       this.#isEnabled &&
+      this.endsSince === undefined &&
       this.queue.ring.isAttached &&
       this.queue.ring.brokenReason === undefined
     );
@@ -190,6 +193,7 @@ export class Ring {
 
   setEnabled(isEnabled: boolean): void {
     this.#isEnabled = isEnabled;
+    this.endsSince = undefined;
     // Interrupts lost with an earlier back end are not replayed by anyone else.
     if (isEnabled && this.#isStarted) this.signalCall();
   }
@@ -202,6 +206,7 @@ export class Ring {
       this.queue.ring.detach();
       this.#isStarted = false;
     }
+    this.endsSince = undefined;
     this.#dropKick();
     return this.#base;
   }

@@ -6,8 +6,10 @@
  * ProtocolError → close().
  */
 
+import { assert } from '../base/assert.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
 import { closeFd } from '../native/fd.ts';
+import { isPeerGone } from '../native/socket.ts';
 import { Connection, type ConnectionState } from './connection.ts';
 import { ProtocolError, RequestError } from './errors.ts';
 import {
@@ -54,6 +56,9 @@ export const PROTOCOL_FEATURES =
   VHOST_USER_PROTOCOL_F.RESET_DEVICE |
   VHOST_USER_PROTOCOL_F.CONFIGURE_MEM_SLOTS;
 
+/** The request waits: it is dispatched again. */
+const NOT_YET = Symbol('not yet');
+
 /** What answers a request. The descriptors stay whose they are. */
 interface Reply {
   readonly payload: Uint8Array;
@@ -93,6 +98,13 @@ export interface BackendHandler {
   setVringNum(index: number, num: number): void;
   setVringAddress(address: VringAddress): void;
   setVringBase(index: number, base: number): void;
+  /**
+   * Nothing new is begun on the ring, which is about to stop. Whether all that was has come to its end,
+   * or takes too long; asked again until it is so.
+   */
+  isAtRest(index: number): boolean;
+  /** Whether a ring may start, or I/O for the last guest takes too long; asked again until it is so. */
+  mayStart(): boolean;
   /** Stops the ring; the available index to resume from. */
   getVringBase(index: number): number;
   /** `fd` undefined: the ring must be polled. */
@@ -126,6 +138,8 @@ export class BackendSession {
   #protocolFeatures: bigint | undefined;
   #backendChannel: Connection | undefined;
   readonly #refusedRequests = new Set<number>();
+  /** Received, and not carried out yet. */
+  #waiting: Message | undefined;
 
   /** Takes ownership of a connected, non-blocking socket, or goes on with what another has begun. */
   constructor(begun: number | SessionState, handler: BackendHandler) {
@@ -143,6 +157,7 @@ export class BackendSession {
 
   /** For another process to go on with; this session may go on as well, if that does not. */
   get state(): SessionState {
+    assert(!this.isWaiting, 'what is received is carried out by who received it');
     return {
       connection: this.#connection.state,
       protocolFeatures: this.#protocolFeatures,
@@ -155,17 +170,24 @@ export class BackendSession {
   }
 
   /**
-   * Handles messages that are there, a bounded number. Returns false when the front end has closed the
-   * connection. Throws ProtocolError when it must be dropped; its message says why.
+   * Handles messages that are there, a bounded number; none behind one that has to wait. Returns false
+   * when the front end has closed the connection. Throws ProtocolError when it must be dropped; its
+   * message says why.
    */
   poll(): boolean {
     for (let i = 0; i < MESSAGES_PER_POLL; i++) {
-      const message = this.#connection.receive();
+      const message = this.#waiting ?? this.#connection.receive();
       if (message === undefined) return true;
       if (message === 'closed') return false;
       this.#handle(message);
+      if (this.isWaiting) return !isPeerGone(this.fd);
     }
     return true;
+  }
+
+  /** A message waits for I/O, while others are served: poll() again, whatever else there is. */
+  get isWaiting(): boolean {
+    return this.#waiting !== undefined;
   }
 
   /**
@@ -186,6 +208,8 @@ export class BackendSession {
   }
 
   close(): void {
+    for (const fd of this.#waiting?.fds ?? []) closeFd(fd);
+    this.#waiting = undefined;
     this.#backendChannel?.close();
     this.#backendChannel = undefined;
     this.#connection.close();
@@ -198,9 +222,11 @@ export class BackendSession {
       this.#protocolFeatures === undefined ||
       (this.#protocolFeatures & VHOST_USER_PROTOCOL_F.REPLY_ACK) !== 0n;
     const wantsReply = hasReplyAck && (message.flags & FLAG_NEED_REPLY) !== 0;
+    this.#waiting = undefined;
     try {
       const reply = this.#dispatch(message);
-      if (reply instanceof Uint8Array) this.#connection.send(request, FLAG_REPLY, reply);
+      if (reply === NOT_YET) this.#waiting = message;
+      else if (reply instanceof Uint8Array) this.#connection.send(request, FLAG_REPLY, reply);
       else if (reply !== undefined) {
         this.#connection.send(request, FLAG_REPLY, reply.payload, reply.fds);
       } else if (wantsReply) this.#connection.send(request, FLAG_REPLY, encodeU64(0n));
@@ -210,7 +236,7 @@ export class BackendSession {
       this.#connection.send(request, FLAG_REPLY, encodeU64(1n));
       this.#refused(request, reason.message);
     } finally {
-      for (const fd of fds) closeFd(fd);
+      if (!this.isWaiting) for (const fd of fds) closeFd(fd);
     }
   }
 
@@ -225,7 +251,7 @@ export class BackendSession {
   onRefusal: (reason: string) => void = () => {};
 
   /** Carries out a request: what to reply with, or undefined. */
-  #dispatch(message: Message): Uint8Array | Reply | undefined {
+  #dispatch(message: Message): Uint8Array | Reply | typeof NOT_YET | undefined {
     const handler = this.#handler;
     switch (message.request) {
       case VHOST_USER.GET_FEATURES:
@@ -270,7 +296,7 @@ export class BackendSession {
     }
   }
 
-  #dispatchMemory(message: Message): Uint8Array | Reply | undefined {
+  #dispatchMemory(message: Message): Uint8Array | Reply | typeof NOT_YET | undefined {
     const handler = this.#handler;
     switch (message.request) {
       case VHOST_USER.SET_MEM_TABLE: {
@@ -321,7 +347,7 @@ export class BackendSession {
     return { payload: encodeInflight(inflight, message.payload.length), fds: [fd] };
   }
 
-  #dispatchVring(message: Message): Uint8Array | undefined {
+  #dispatchVring(message: Message): Uint8Array | typeof NOT_YET | undefined {
     const handler = this.#handler;
     switch (message.request) {
       case VHOST_USER.SET_VRING_NUM: {
@@ -336,6 +362,7 @@ export class BackendSession {
       }
       case VHOST_USER.GET_VRING_BASE: {
         const { index } = this.#vringState(message);
+        if (!handler.isAtRest(index)) return NOT_YET;
         return encodeVringState({ index, num: handler.getVringBase(index) });
       }
       case VHOST_USER.SET_VRING_ENABLE: {
@@ -343,6 +370,7 @@ export class BackendSession {
         if (num > 1) {
           throw new RequestError(`SET_VRING_ENABLE: ring ${index}: expected 0 or 1, got ${num}`);
         }
+        if (num === 0 && !handler.isAtRest(index)) return NOT_YET;
         handler.setVringEnable(index, num === 1);
         return undefined;
       }
@@ -353,6 +381,7 @@ export class BackendSession {
         return undefined;
       }
       case VHOST_USER.SET_VRING_KICK:
+        if (!handler.mayStart()) return NOT_YET;
         this.#takeVringFd(message, (index, fd) => handler.setVringKick(index, fd));
         return undefined;
       case VHOST_USER.SET_VRING_CALL:

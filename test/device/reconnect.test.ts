@@ -14,7 +14,7 @@ import {
   VIRTIO_BLK_S_IOERR as IOERR,
   VIRTIO_BLK_S_OK as OK,
 } from '../../src/virtio-blk/protocol.ts';
-import { Daemon, isBuilt, sleep } from '../driver/daemon.ts';
+import { Daemon, isBuilt, sleep, until } from '../driver/daemon.ts';
 import { FrontEnd } from '../driver/front-end.ts';
 import type { BlockRequest } from '../driver/guest-driver.ts';
 import { MultiQueueGuest } from '../driver/multi-queue.ts';
@@ -229,10 +229,11 @@ describe.skipIf(!isBuilt)('a slow disk', () => {
         guest,
         pages.map((data, i) => write(10 + i, data)),
       );
-      await sleep(20);
+      const { ring } = guest.queues[0]!.driver;
+      await until(() => ring.availEvent === 40, 'the daemon to begin all', 5000);
       const start = performance.now();
       guest.frontEnd.setEnabled(0, false);
-      expect(guest.queues[0]!.driver.ring.usedCount).toBe(40);
+      expect(ring.usedCount).toBe(40);
       expect(guest.frontEnd.getBase(0)).toBe(40);
       expect(performance.now() - start).toBeGreaterThan(200);
       expect(finish(guest)).toHaveLength(40);

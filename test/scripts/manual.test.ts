@@ -15,7 +15,10 @@ const PAGES: [string, Page][] = ALL.map((page) => [page.name, page]);
 
 const has = (program: string) => spawnSync(program, ['--version']).error === undefined;
 const hasGroff = has('groff');
-if (!hasGroff) console.warn('manual.test.ts: SKIPPED in part: groff is not installed');
+const hasMandoc = has('mandoc');
+for (const [program, isThere] of Object.entries({ groff: hasGroff, mandoc: hasMandoc })) {
+  if (!isThere) console.warn(`manual.test.ts: SKIPPED in part: ${program} is not installed`);
+}
 
 /** The page as a reader without a terminal's tricks sees it, in one line. */
 async function readable(page: Page): Promise<string> {
@@ -75,7 +78,7 @@ describe.each(PAGES)('%s', (name, page) => {
     },
   );
 
-  it.skipIf(!has('mandoc'))('is taken by mandoc', async () => {
+  it.skipIf(!hasMandoc)('is taken by mandoc', async () => {
     const input = roffPage(page, VERSION);
     await execa('mandoc', ['-Tlint', '-W', 'error'], { input });
   });

@@ -4,7 +4,6 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { createEventFd } from '../../src/native/eventfd.ts';
 import { closeFd } from '../../src/native/fd.ts';
 import {
-  type BackendHandler,
   BackendSession,
   Connection,
   decodeU64,
@@ -19,7 +18,6 @@ import {
   encodeVringState,
   FLAG_NEED_REPLY,
   FLAG_REPLY,
-  type Inflight,
   PROTOCOL_FEATURES,
   ProtocolError,
   RequestError,
@@ -29,97 +27,15 @@ import {
 } from '../../src/vhost-user-ts/index.ts';
 import { openFds } from '../driver/descriptors.ts';
 import { FrontEnd, RequestRefused } from '../driver/front-end.ts';
+import {
+  RECORDER_FEATURES as FEATURES,
+  RECORDER_QUEUES as QUEUES,
+  Recorder,
+} from '../driver/recorder.ts';
 import { socketPair } from '../driver/sockets.ts';
 
-const QUEUES = 4;
-const FEATURES = 1n << 40n;
 const none = new Uint8Array(0);
-const INFLIGHT = { mmapBytes: 8192, mmapOffset: 4096, queues: 4, queueSize: 128 };
 const region = { guestAddress: 4096, bytes: 8192, userAddress: 12288, mmapOffset: 0 };
-
-/** Notes each call; keeps the descriptors it is given; fails on demand. */
-class Recorder implements BackendHandler {
-  readonly features = FEATURES;
-  readonly queueCount = QUEUES;
-  readonly memorySlots = 509;
-  readonly calls: unknown[][] = [];
-  readonly kept: number[] = [];
-  failure: Error | undefined;
-  config: Uint8Array = Uint8Array.from({ length: 60 }, (_, i) => i);
-
-  #note(...call: unknown[]): void {
-    this.calls.push(call);
-    if (this.failure !== undefined) throw this.failure;
-  }
-  #keep(what: string, index: number, fd: number | undefined): void {
-    if (fd !== undefined) this.kept.push(fd);
-    this.#note(what, index, fd === undefined ? 'none' : 'fd');
-  }
-  setFeatures(features: bigint, isLegacy: boolean): void {
-    this.#note('features', features, isLegacy);
-  }
-  setMemoryTable(regions: readonly unknown[], fds: readonly number[]): void {
-    this.#note('table', regions, fds.length);
-  }
-  addMemoryRegion(added: unknown): void {
-    this.#note('add', added);
-  }
-  removeMemoryRegion(removed: unknown): void {
-    this.#note('remove', removed);
-  }
-  getInflight(queues: number, queueSize: number): { inflight: Inflight; fd: number } {
-    this.#note('get inflight', queues, queueSize);
-    return { inflight: { ...INFLIGHT, queues, queueSize }, fd: frontEnd.fd };
-  }
-  setInflight(inflight: Inflight): void {
-    this.#note('inflight', inflight);
-  }
-  setLogBase(log: unknown): void {
-    this.#note('log', log);
-  }
-  setLogFd(fd: number): void {
-    this.#keep('log', 0, fd);
-  }
-  setVringNum(index: number, num: number): void {
-    this.#note('num', index, num);
-  }
-  setVringAddress(address: unknown): void {
-    this.#note('address', address);
-  }
-  setVringBase(index: number, base: number): void {
-    this.#note('base', index, base);
-  }
-  getVringBase(index: number): number {
-    this.#note('get base', index);
-    return 1000 + index;
-  }
-  setVringKick(index: number, fd: number | undefined): void {
-    this.#keep('kick', index, fd);
-  }
-  setVringCall(index: number, fd: number | undefined): void {
-    this.#keep('call', index, fd);
-  }
-  setVringErr(index: number, fd: number | undefined): void {
-    this.#keep('err', index, fd);
-  }
-  setVringEnable(index: number, isEnabled: boolean): void {
-    this.#note('enable', index, isEnabled);
-  }
-  getConfig(offset: number, size: number): Uint8Array | undefined {
-    this.#note('get config', offset, size);
-    if (offset + size > this.config.length) return undefined;
-    return this.config.subarray(offset, offset + size);
-  }
-  setConfig(config: { offset: number; flags: number; payload: Uint8Array }): void {
-    this.#note('set config', config.offset, config.flags, [...config.payload]);
-  }
-  disableRings(): void {
-    this.#note('disable');
-  }
-  resetDevice(): void {
-    this.#note('reset');
-  }
-}
 
 let before = 0;
 let handler: Recorder;
@@ -133,6 +49,7 @@ beforeEach(() => {
   handler = new Recorder();
   session = new BackendSession(server, handler);
   frontEnd = new FrontEnd(client, () => session.poll());
+  handler.areaFd = frontEnd.fd;
 });
 
 /** Whatever a test did: with both ends closed nothing is left open. */

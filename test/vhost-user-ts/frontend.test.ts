@@ -59,6 +59,7 @@ function recorder() {
   const handler = new Proxy(answers, {
     get(target, name: string) {
       if (name in target) return target[name];
+      if (name === 'isAtRest' || name === 'mayStart') return () => true;
       return (...args: unknown[]) => {
         calls.push([name, ...args]);
         if (/^setVring(Kick|Call|Err)$/.test(name) && args[1] !== undefined) {

@@ -55,7 +55,7 @@ stress: build ## a million random operations while connections end and daemons a
 
 kills: build ## guests swap while their daemon is killed 50 times (KILLS=50)
 	@$(TSX) scripts/setup.ts test
-	RAMZSWAP_KILLS=$(or $(KILLS),50) npx vitest run --project guests test/guests/kills.test.ts
+	RAMZSWAP_KILLS=$(or $(KILLS),50) npx vitest run --project guests -t 'a daemon killed'
 
 build: dist/.stamp ## dist/bin/ramzswapd.js and dist/bin/rzscontrol.js
 

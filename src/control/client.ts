@@ -111,7 +111,10 @@ export class ControlClient {
 
   #takeLine(line: string): void {
     try {
-      this.#rpc.receive(JSON.parse(line));
+      const answer = JSON.parse(line);
+      // Others are passed over by the library, and would be waited for.
+      if (typeof answer !== 'object') throw new TypeError('no object');
+      this.#rpc.receive(answer);
     } catch {
       this.#giveUp('expected JSON-RPC, got something else');
     }

@@ -77,7 +77,7 @@ const DISKS: readonly [string, number, () => string[], 'logged'?][] = [
     REQUESTS / 4,
     () => ['--disksize', `${DISK_BYTES}`, '--logical-block-size', '512'],
   ],
-  ['in memory, under a dirty log', REQUESTS, () => ['--disksize', `${DISK_BYTES}`], 'logged'],
+  ['in memory, under a dirty log', REQUESTS / 2, () => ['--disksize', `${DISK_BYTES}`], 'logged'],
   ['half on a backing swap', REQUESTS / 4, () => backed('8M')],
   [
     'half on a backing swap, in sectors',

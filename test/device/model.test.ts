@@ -22,7 +22,7 @@ import { DeviceProgram, STRIPE_SLOTS } from '../models/device-program.ts';
 import { MODEL_DAEMON_ARGS, runModel } from '../models/model-run.ts';
 
 const SEED = Number(process.env.RAMZSWAP_TEST_SEED ?? 20090901);
-const OPERATIONS = 30_000;
+const OPERATIONS = 20_000;
 const LOCAL_OPERATIONS = 12_000;
 const GIB = 2 ** 30;
 const PAGE_BYTES = 4096;

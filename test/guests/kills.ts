@@ -1,6 +1,6 @@
 /**
  * Guests that swap while their daemon is killed, again and again, at moments that a seed decides, and
- * started again at once: nothing that they wrote is lost, and nobody waits for ever. kills.test.ts
+ * started again at once: nothing that they wrote is lost, and nobody waits for ever. events.test.ts
  * runs the table; RAMZSWAP_KILLS says how many kills in all.
  */
 

@@ -90,10 +90,20 @@ export class Disk {
       throw error;
     }
     this.owner = new PageOwner(options, this.store, this.#backing, report);
-    if (this.#backing === undefined) return;
-    const { store, ioName } = this.#backing;
-    watcher.watchCompletions(store.wakeFd, () => store.woken());
-    report('info', `backing swap ${backing!.path}: ${backing!.extents.length} extents, ${ioName}`);
+    if (this.#backing !== undefined) this.#watch(this.#backing);
+  }
+
+  /** Throws SystemError where the kernel has no watch left; nothing of the disk stays then. */
+  #watch({ store, ioName, close }: Backing): void {
+    try {
+      this.#watcher.watchCompletions(store.wakeFd, () => store.woken());
+    } catch (error) {
+      close();
+      freeStore(this.options, this.store.mapped);
+      throw error;
+    }
+    const { path, extents } = this.options.backing!;
+    this.#report('info', `backing swap ${path}: ${extents.length} extents, ${ioName}`);
   }
 
   /** As the reactor's own thread serves it. */

@@ -1,7 +1,11 @@
 /** A disk that cannot be made: nothing of it stays, and the device is as it was. */
 
 import { readFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import { afterEach, expect, it } from 'vitest';
+import { openBackingFile } from '../../src/backing/backing-file.ts';
+import { SystemError } from '../../src/base/errors.ts';
+import { backingOptions } from '../../src/device/backing.ts';
 import { makeInflightArea } from '../../src/device/inflight-area.ts';
 import { createMemoryFile } from '../../src/memory/memory-file.ts';
 import { createEventFd } from '../../src/native/eventfd.ts';
@@ -14,6 +18,7 @@ import { VIRTIO_BLK_S_IOERR } from '../../src/virtio-blk/protocol.ts';
 import { openFds } from '../driver/descriptors.ts';
 import { LocalDevice } from '../driver/local-device.ts';
 import { read } from '../driver/requests.ts';
+import { makeSwapFile } from '../driver/swap-file.ts';
 
 const F_ADD_SEALS = 1033;
 const F_SEAL_FUTURE_WRITE = 16;
@@ -68,4 +73,24 @@ it("because the front end's in-flight area cannot be written; the guest goes on 
   driver.ring.publish();
   local.serve();
   expect(driver.complete()).toMatchObject([{ status: VIRTIO_BLK_S_IOERR }]);
+});
+
+it('because the kernel has no watch left for the end of I/O', async () => {
+  const local = uninitialised();
+  const swap = makeSwapFile(1 << 20);
+  cleanUps.push(swap.remove);
+  const file = await openBackingFile(swap.path, 4096);
+  cleanUps.push(() => closeFd(file.fd));
+  const backing = backingOptions(file, { memlimitBytes: 1 << 19, io: 'auto', hasFaults: false });
+  const diskBytes = file.map.pages * 4096;
+  local.watchCompletions = () => {
+    throw new SystemError('epoll_ctl', constants.errno.ENOSPC);
+  };
+  const heldNow = () => [...held(), mappedFiles('io_uring')];
+  const before = heldNow();
+  for (let i = 0; i < 3; i++) {
+    expect(() => local.init({ backing, diskBytes })).toThrow('epoll_ctl: ENOSPC');
+  }
+  expect(heldNow()).toEqual(before);
+  expect(local.device.isInitialised).toBe(false);
 });

@@ -85,7 +85,6 @@ const TESTED_ELSEWHERE: Record<string, string> = {
   'device/orders.ts': 'types only',
   'device/page-owner.ts': 'device/keeping.test.ts',
   'device/queue-worker.ts': 'device/remote-queues.test.ts',
-  'device/reactor-thread.ts': 'device/daemon.test.ts',
   'device/reactor-worker.ts': 'device/daemon.test.ts',
   'device/reactor.ts': 'device/daemon.test.ts',
   'lzo-wasm/webassembly.d.ts': 'types only',

@@ -133,8 +133,9 @@ export class ManagedDevice {
 
   /** Throws RefusedError without a disk. */
   statistics(): Statistics {
+    this.#needDisk();
     const statistics = this.thread.statistics(this.name);
-    if (statistics === undefined) throw new RefusedError(`${this.name}: not initialised`);
+    if (statistics === undefined) throw new RefusedError(`${this.name}: has no statistics`);
     return statistics;
   }
 
@@ -186,7 +187,8 @@ export class ManagedDevice {
       this.#disk = options;
       await this.#haveKept(options, fdStore);
       this.#settings = all;
-      this.#log.info(`initialised: ${formatBytes(this.statistics().disksize)}`);
+      const { disksize = options.diskBytes } = this.thread.statistics(this.name) ?? {};
+      this.#log.info(`initialised: ${formatBytes(disksize)}`);
     });
   }
 

@@ -8,7 +8,7 @@ import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { RefusedError } from '../base/errors.ts';
-import { mapFileWindow, releaseWindow } from '../memory/memory-file.ts';
+import { makeFileWindow, mapInFileWindow, releaseWindow } from '../memory/memory-file.ts';
 import type { Window } from '../memory/window.ts';
 import { bootSeconds, threadCpuMicros } from '../native/clock.ts';
 import { createEventFd, signalEventFd } from '../native/eventfd.ts';
@@ -88,12 +88,30 @@ export class ReactorThread {
     this.order({ kind: 'open', terms });
   }
 
-  /** Makes its disk; resolves when it exists, rejects with the reason. */
+  /** Makes its disk; resolves when it exists, rejects with the reason when there is none. */
   async init(device: string, options: DiskOptions): Promise<void> {
+    // Before the order: where there is no room for its figures, nothing has been done.
+    const window = makeFileWindow(FIGURES_BYTES);
     const report = await this.#carriedOut({ kind: 'init', device, options });
     assert(report.kind === 'ready', 'a disk that is not refused is there');
-    const window = mapFileWindow(report.figuresFd, 0, FIGURES_BYTES);
+    try {
+      mapInFileWindow(window, report.figuresFd, 0, FIGURES_BYTES);
+    } catch (error) {
+      await this.#giveUp(device, error as Error);
+      return;
+    }
     this.#disks.set(device, { options, window, figures: headerFigures(window) });
+  }
+
+  /** The thread has a disk that cannot be read here. It goes, unless a guest is using it already. */
+  async #giveUp(device: string, error: Error): Promise<void> {
+    const isGone = await this.reset(device).then(
+      () => true,
+      () => false,
+    );
+    if (isGone) throw error;
+    const message = `it has no statistics: ${error.message}`;
+    this.#events.log({ kind: 'log', device, level: 'warn', message });
   }
 
   /** Frees its disk and all memory of that; rejects with the reason. */
@@ -147,7 +165,7 @@ export class ReactorThread {
     return () => ((Atomics.load(this.#obeyed, 0) - number) | 0) >= 0;
   }
 
-  /** Undefined: the device has no disk. */
+  /** Undefined: the device has no disk, or one whose figures could not be mapped. */
   statistics(device: string): Statistics | undefined {
     const disk = this.#disks.get(device);
     if (disk === undefined) return undefined;

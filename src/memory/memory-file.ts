@@ -37,10 +37,24 @@ export function reserveMemoryFile(fd: number, bytes: number, name: string): void
  * RefusedError where there is no address space for it.
  */
 export function mapFileWindow(fd: number, fileOffset: number, bytes: number): Window {
-  const length = roundUp(bytes, PAGE_BYTES);
-  const window = makeWindow(length);
-  mapFileOver(window.u8, 0, length, fd, fileOffset);
+  const window = makeFileWindow(bytes);
+  mapInFileWindow(window, fd, fileOffset, bytes);
   return window;
+}
+
+/** The window alone: mapFileWindow() for who must know that there is room before there is a file. */
+export function makeFileWindow(bytes: number): Window {
+  return makeWindow(roundUp(bytes, PAGE_BYTES));
+}
+
+/** The rest of it. Throws SystemError; the window is as it was then. */
+export function mapInFileWindow(
+  window: Window,
+  fd: number,
+  fileOffset: number,
+  bytes: number,
+): void {
+  mapFileOver(window.u8, 0, roundUp(bytes, PAGE_BYTES), fd, fileOffset);
 }
 
 /** Lets go of what is mapped in a window: it reads as zeros and holds no memory. Nobody uses it any more. */

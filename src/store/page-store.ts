@@ -155,8 +155,11 @@ export class PageStore {
    * memory is refused for what it holds.
    */
   static recover(options: PageStoreOptions, mapped: MappedStore): [PageStore, Recovered] {
+    const slots = slotsOf(options, mapped);
+    // What is counted depends on it.
+    mapped.row[COUNTER.disksize] = slots * PAGE_BYTES;
     const recovered = recoverStore(mapped);
-    return [PageStore.#begin(options, mapped, slotsOf(options, mapped)), recovered];
+    return [PageStore.#begin(options, mapped, slots), recovered];
   }
 
   /**
@@ -206,7 +209,8 @@ export class PageStore {
 
   /**
    * Forgets all pages, at once: from slot `from` on they are empty, or with `isLost` read as an error
-   * until they are written; those before it are empty. It is another store from then on. No thread
+   * until they are written; those before it are empty. Lost are those that the disk has yet to grow to
+   * as well: where the pages are, it may have been larger. It is another store from then on. No thread
    * serves anything meanwhile, and no I/O is under way.
    */
   reset(from: number, isLost: boolean): void {
@@ -216,7 +220,7 @@ export class PageStore {
     header.uuid = randomBytes(STORE_UUID_BYTES);
     header.frontEnd = UNKNOWN_PROCESS;
     this.#table.fill(SLOT_EMPTY);
-    if (isLost) this.#table.fill(SLOT_LOST, from, this.#slots);
+    if (isLost) this.#table.fill(SLOT_LOST, from);
     objects.clear();
     const errno = arena.restore(() => 0);
     assert(errno === 0, 'nothing in use needs no memory');
@@ -233,8 +237,14 @@ export class PageStore {
   /** Makes the disk larger: `slots` pages, at most what the table was made for. In every thread. */
   grow(slots: number): void {
     assert(slots >= this.#slots && slots <= this.#table.length, 'a disk grows within its table');
+    const before = this.#slots;
     this.#slots = slots;
-    if (this.#compaction !== undefined) this.#counters[COUNTER.disksize] = slots * PAGE_BYTES;
+    // Thread 0 counts what is the disk's.
+    if (this.#compaction === undefined) return;
+    this.#counters[COUNTER.disksize] = slots * PAGE_BYTES;
+    for (let slot = before; slot < slots; slot++) {
+      if (this.#table[slot] === SLOT_LOST) this.#counters[COUNTER.pagesLost]!++;
+    }
   }
 
   /** Sets PageStoreOptions.poolLimitBytes, for all threads; what is there already stays. */

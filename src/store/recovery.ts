@@ -19,6 +19,7 @@
 
 import { assert } from '../base/assert.ts';
 import { SystemError } from '../base/errors.ts';
+import { PAGE_BYTES } from '../base/units.ts';
 import { BLOCK_RAW, PAGES_PER_BLOCK } from '../xvmalloc/arena.ts';
 import {
   blockOfPosition,
@@ -38,7 +39,7 @@ import {
   SLOT_POSITION_MIN,
   takesRoom,
 } from './slot-word.ts';
-import { COUNTER_ROW, HELD_COUNTERS, sumCounter } from './statistics.ts';
+import { COUNTER, COUNTER_ROW, HELD_COUNTERS, sumCounter } from './statistics.ts';
 
 const BLOCK_FULL = (1 << PAGES_PER_BLOCK) - 1;
 const TWO_32 = 2 ** 32;
@@ -85,10 +86,16 @@ function recountAges({ ages, table }: MappedStore): void {
 
 /** Counters of what is held become what the table says, in thread 0's row. */
 export function countHeld(store: MappedStore): void {
-  const { row, table, objects } = store;
   settleCounters(store);
-  for (let slot = 0; slot < table.length; slot++) accountWord(row, objects, table[slot]!, 1);
+  for (let slot = 0; slot < store.table.length; slot++) countSlot(store, slot);
   recountAges(store);
+}
+
+/** Lost slots count where the disk is: beyond its end, it may yet grow to them. */
+function countSlot({ row, table, objects }: MappedStore, slot: number): void {
+  const word = table[slot]!;
+  if (word === SLOT_LOST && slot * PAGE_BYTES >= row[COUNTER.disksize]!) return;
+  accountWord(row, objects, word, 1);
 }
 
 class Recovery {
@@ -108,7 +115,7 @@ class Recovery {
 
   /** Counts the words by the blocks that they mean; what means nothing that can be is lost. */
   readTable(): void {
-    const { table, arena, row, objects } = this.#store;
+    const { table, arena, objects } = this.#store;
     const { blockMap, blocks } = arena;
     // Whatever the map says of it: page 0 is nobody's, so it is no pool block.
     blockMap[0] = BLOCK_RAW;
@@ -117,7 +124,7 @@ class Recovery {
       const word = table[slot]!;
       if (word === SLOT_EMPTY) continue;
       if (word >>> 0 < SLOT_POSITION_MIN) {
-        if (this.#isState(word)) accountWord(row, objects, word, 1);
+        if (this.#isState(word)) countSlot(this.#store, slot);
         else this.#lose(slot);
         continue;
       }
@@ -161,9 +168,8 @@ class Recovery {
   }
 
   #lose(slot: number): void {
-    const { table, row, objects } = this.#store;
-    Atomics.store(table, slot, SLOT_LOST);
-    accountWord(row, objects, SLOT_LOST, 1);
+    Atomics.store(this.#store.table, slot, SLOT_LOST);
+    countSlot(this.#store, slot);
     this.damaged++;
   }
 

@@ -247,6 +247,20 @@ describe('a guest whose area names another store', () => {
     expect(run(local, again, read(7, 1)).status).toBe(IOERR);
   });
 
+  it('regression: reads errors in what the disk grows to as well: there it may have been larger', () => {
+    const local = setUp({ diskBytesMax: 4 << 20 });
+    area(local, ANOTHER_STORE);
+    const driver = startRing(local);
+    local.device.grow(2 << 20);
+    expectHeader(local, driver);
+    for (const slot of [255, 256, 384, 511]) {
+      expect(run(local, driver, read(slot, 1)).status).toBe(IOERR);
+    }
+    expect(heldBy(local).pages_lost).toBe(511);
+    expect(run(local, driver, write(384, pageOf(384))).status).toBe(OK);
+    expect(Buffer.compare(run(local, driver, read(384, 1)).data, pageOf(384))).toBe(0);
+  });
+
   it('that comes while another ring runs is refused, and that ring has lost nothing', () => {
     const local = setUp();
     const driver = fill(local);

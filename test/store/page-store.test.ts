@@ -4,9 +4,12 @@
  */
 
 import { describe, expect, it } from 'vitest';
+import { PAGE_DONE, PAGE_FAILED } from '../../src/base/page-operation.ts';
 import { PAGE_BYTES } from '../../src/base/units.ts';
 import { WINDOW_BOUNCE_OFFSET, WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
 import { INCOMPRESSIBLE_BYTES } from '../../src/store/page-store.ts';
+import { PageWindow } from '../../src/store/page-window.ts';
+import { COUNTER } from '../../src/store/statistics.ts';
 import { UNKNOWN_PROCESS } from '../../src/store/store-header.ts';
 import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
 import { pagesHeldBy } from '../models/descriptors.ts';
@@ -427,6 +430,29 @@ describe('a reset', () => {
     store.reset(1, false);
     expect(header.frontEnd).toBeUndefined();
     expect(header.uuid).not.toEqual(uuid);
+  });
+
+  it('regression: that loses pages has lost those that the disk grows to, counted as it does', () => {
+    const { store } = new StoreBench({ slots: 4, slotsMax: 12 });
+    const { counters } = store;
+    const window = new PageWindow(2 * WINDOW_WORK_BYTES);
+    store.reset(1, true);
+    expect(counters[COUNTER.pagesLost]).toBe(3);
+    store.grow(8);
+    expect(counters[COUNTER.pagesLost]).toBe(7);
+    for (let slot = 1; slot < 8; slot++) {
+      expect(store.readPage(slot, window, WINDOW_WORK_BYTES)).toBe(PAGE_FAILED);
+    }
+    store.freePage(6);
+    store.writePage(7, window, WINDOW_WORK_BYTES);
+    for (const slot of [6, 7]) {
+      expect(store.readPage(slot, window, WINDOW_WORK_BYTES)).toBe(PAGE_DONE);
+    }
+    expect(counters[COUNTER.pagesLost]).toBe(5);
+    store.reset(1, false);
+    store.grow(12);
+    expect(counters[COUNTER.pagesLost]).toBe(0);
+    expect(store.readPage(11, window, WINDOW_WORK_BYTES)).toBe(PAGE_DONE);
   });
 
   it('regression: that is cut off never leaves them to whoever comes next', () => {

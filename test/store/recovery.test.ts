@@ -158,6 +158,18 @@ describe('a store found again', () => {
     closeFiles(bench);
   });
 
+  it('with the lost pages of its disk counted, not those that it may grow to', () => {
+    const before = new StoreBench({ slots: 32, slotsMax: 64 });
+    before.store.reset(1, true);
+    before.store.grow(40);
+    const after = recover(before, { slots: 32, slotsMax: 64 });
+    const { store } = after.bench;
+    expect([after.damaged, store.counters[COUNTER.pagesLost]]).toEqual([0, 39]);
+    store.grow(64);
+    expect(store.counters[COUNTER.pagesLost]).toBe(63);
+    closeFiles(before);
+  });
+
   it.each([Number.NaN, -4096, 40 * PAGE + 1, 65 * PAGE, Infinity])(
     'as large as it is asked for where its own figure cannot be: %d',
     (disksize) => {

@@ -150,8 +150,12 @@ export class Arena {
 
   /** Makes zeroed state that of an empty arena. */
   begin(limitPages = this.#pages - 1): void {
-    this.limitPages = limitPages;
     this.budget?.hold(0);
+    this.#beginState(limitPages);
+  }
+
+  #beginState(limitPages: number): void {
+    this.limitPages = limitPages;
     for (let block = 1; block < this.blocks; block++) this.#bare.add(block);
     // Page 0 counts as used for ever, and is reserved when its block is.
     this.blockMap[0] = BLOCK_RAW;
@@ -163,14 +167,15 @@ export class Arena {
    * Makes the state of whatever was there that of an arena in which `usedOf` says which pages of a
    * block are in use (a bit a page), by its owner in the block map: BLOCK_FREE where it says none.
    * Everything else goes back to the system; there is no limit, and the budget has to take what is in
-   * use. 0, or the errno with which memory was refused for that.
+   * use. What it gets back it has when the system has it: others take it at once. 0, or the errno with
+   * which memory was refused for what is in use.
    */
   restore(usedOf: (block: number) => number): number {
     this.#shared.fill(0);
     this.#states.fill(0);
     for (const tree of [this.#kept, this.#bare, this.#slack, this.#holey]) tree.clear();
     this.#gauges.fill(0);
-    this.begin();
+    this.#beginState(this.#pages - 1);
     for (let block = 0; block < this.blocks; block++) {
       // Page 0 counts as used, but for nothing.
       const nobodys = block === 0 ? 1 : 0;
@@ -186,8 +191,10 @@ export class Arena {
       this.#count(isRaw ? ARENA_GAUGE.rawPages : ARENA_GAUGE.poolPages, count);
       this.#gauges[ARENA_GAUGE.reservedPages]! += popCount(used);
     }
+    this.budget?.hold(Math.max(this.budget.usedPages, this.usedPages));
+    const errno = this.#settleFile();
     this.countInBudget();
-    return this.#settleFile();
+    return errno;
   }
 
   /** The budget has to take what is in use: the state was another process's, and is this one's now. */

@@ -308,6 +308,34 @@ describe('a budget', () => {
   });
 });
 
+describe('the budget, when the state is made anew', () => {
+  it.each([
+    ['falls, has nothing back before the file has given its memory back', 32, 16, 32],
+    ['rises, has it before the file is asked for it', 16, 32, 32],
+  ])('and what is in use %s', (_, before, after, meanwhile) => {
+    const share = new BudgetShare(Budget.make(64 * 4096).add('own').terms);
+    const seen = new Set<number>();
+    const look = () => {
+      seen.add(share.usedPages);
+      return 0;
+    };
+    const state = emptyState(64);
+    const arena = new Arena({ segments: [], reserve: look, punch: look }, 64, state, {
+      budget: share,
+    });
+    arena.begin();
+    const use = (pages: number) => {
+      state.blockMap.fill(3);
+      arena.restore((block) => (block > 0 && block <= pages / 16 ? 0xffff : 0));
+    };
+    use(before);
+    seen.clear();
+    use(after);
+    expect([...seen]).toEqual([meanwhile]);
+    expect(share.usedPages).toBe(after);
+  });
+});
+
 describe('memory given back', () => {
   it('leaves the file when nobody needed it for a whole interval, not before', () => {
     withArena(64, ({ arena, fd }) => {

@@ -375,12 +375,15 @@ export class BlockDevice implements BackendHandler {
   }
 
   setMemoryTable(regions: readonly MemoryRegion[], fds: readonly number[]): void {
-    // Refused or not, what was there before is gone.
-    this.#regions.clear();
-    this.#changeMemory(
-      (set) => set.setMemoryTable(regions, fds),
-      (set) => set.setMemoryTable([], []),
-    );
+    try {
+      this.#changeMemory(
+        (set) => set.setMemoryTable(regions, fds),
+        (set) => set.setMemoryTable([], []),
+      );
+    } finally {
+      // Refused or not, what was there before is gone.
+      this.#regions.clear();
+    }
     regions.forEach((region, i) => {
       this.#keepRegion(region, fds[i]!);
     });

@@ -8,7 +8,7 @@ import { makeSwapHeader, takeOverSwapHeader } from '../backing/swap-header.ts';
 import { RefusedError } from '../base/errors.ts';
 import { bytesToPages, formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { bootSeconds } from '../native/clock.ts';
-import { closeFd } from '../native/fd.ts';
+import { discardFds } from '../native/fd.ts';
 import { type MappedStore, makeStore, mapStore } from '../store/mapped-store.ts';
 import { PageStore } from '../store/page-store.ts';
 import { COUNTER } from '../store/statistics.ts';
@@ -40,8 +40,7 @@ export function freeStore(options: DiskOptions, mapped: MappedStore): void {
 /** Those that it has made for itself. */
 function closeStoreFiles({ files }: DiskOptions, mapped: MappedStore): void {
   if (files !== undefined) return;
-  closeFd(mapped.shared.fd);
-  closeFd(mapped.shared.arenaFd);
+  discardFds(mapped.shared.fd, mapped.shared.arenaFd);
 }
 
 function takenOverStore(options: DiskOptions, mapped: MappedStore): PageStore {

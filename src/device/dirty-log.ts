@@ -3,7 +3,7 @@
  * (memory/dirty-log.ts). Here are the descriptors, for a process that takes the session over.
  */
 
-import { closeFd, duplicateFd, setNonBlocking } from '../native/fd.ts';
+import { closeFd, discardFds, duplicateFd, setNonBlocking } from '../native/fd.ts';
 import type { LogDescription } from '../vhost-user-ts/index.ts';
 import type { DeviceQueues } from './queue-set.ts';
 
@@ -87,7 +87,7 @@ export class SessionLog {
   }
 
   #keepBase(base: LogState['base']): void {
-    if (this.#base !== undefined) closeFd(this.#base.fd);
+    if (this.#base !== undefined) discardFds(this.#base.fd);
     this.#base = base;
   }
 

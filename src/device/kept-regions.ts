@@ -4,7 +4,7 @@
  */
 
 import { isSameRegion } from '../memory/guest-memory.ts';
-import { closeFd, duplicateFd } from '../native/fd.ts';
+import { discardFds, duplicateFd } from '../native/fd.ts';
 import type { MemoryRegion } from '../vhost-user-ts/index.ts';
 
 export interface KeptRegion {
@@ -29,12 +29,18 @@ export class KeptRegions {
     this.#regions = [...regions];
   }
 
+  /** The region is mapped nowhere any more. */
   remove(region: MemoryRegion): void {
     const at = this.#regions.findIndex((each) => isSameRegion(each.region, region));
-    for (const { fd } of this.#regions.splice(at, 1)) closeFd(fd);
+    this.#discard(this.#regions.splice(at, 1));
   }
 
+  /** None of them is mapped any more. */
   clear(): void {
-    for (const { fd } of this.#regions.splice(0)) closeFd(fd);
+    this.#discard(this.#regions.splice(0));
+  }
+
+  #discard(regions: readonly KeptRegion[]): void {
+    discardFds(...regions.map(({ fd }) => fd));
   }
 }

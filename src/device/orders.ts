@@ -18,12 +18,16 @@ export interface ReactorOptions {
   readonly wakeFd: number;
   /** Of one word: how many orders have been obeyed (wrapping). */
   readonly obeyed: Int32Array;
+  readonly discarded: Discarded;
   /** To the queue threads that help it. */
   readonly lines: readonly LineEnd[];
 }
 
 /** Listening sockets that go with a device to another process. */
 export type HandedOverSockets = Pick<DeviceState, 'listenFd' | 'listenPath' | 'controlFd'>;
+
+/** Of one word: descriptors that threads have discarded, and that the control thread has yet to close. */
+export type Discarded = Int32Array;
 
 /** How a queue thread begins. */
 export interface QueueWorkerOptions {
@@ -100,6 +104,8 @@ export type ReactorReport =
   | { readonly kind: 'done' }
   /** The thread has ended in order, and nobody can come back for the device's pages. */
   | { readonly kind: 'released'; readonly device: string }
+  /** They are the control thread's to close: what that frees may take seconds. */
+  | { readonly kind: 'discarded'; readonly fds: readonly number[] }
   | { readonly kind: 'kept'; readonly device: string; readonly reason: string }
   | { readonly kind: 'connection'; readonly device: string; readonly isConnected: boolean }
   /** Whether a front end has queues running. */

@@ -16,6 +16,7 @@ import { abortWith } from '../native/process.ts';
 import { FIGURES_BYTES, type HeaderFigures, headerFigures } from '../store/layout.ts';
 import { readStatistics, type Statistics } from '../store/statistics.ts';
 import type { DeviceTerms } from './device-terms.ts';
+import { DiscardedFds } from './discarding.ts';
 import type { DiskOptions } from './disk.ts';
 import type { Order, QueueWorkerOptions, ReactorOptions, ReactorReport } from './orders.ts';
 import { type LineEnd, makeLine } from './thread-call.ts';
@@ -56,6 +57,7 @@ export class ReactorThread {
   /** Of the reactor and its queue threads: what the kernel calls them. */
   readonly #threadIds: number[] = [];
   readonly #released = new Set<string>();
+  readonly #discarded = new DiscardedFds();
 
   /** With so many queue threads to help it; devices are opened in it. */
   constructor(helpers: number, events: ReactorThreadEvents) {
@@ -67,6 +69,7 @@ export class ReactorThread {
     const workerData: ReactorOptions = {
       wakeFd: this.#wakeFd,
       obeyed: this.#obeyed,
+      discarded: this.#discarded.discarded,
       lines: callers,
     };
     this.#worker = this.#startWorker('reactor-worker', workerData, callers);
@@ -117,16 +120,18 @@ export class ReactorThread {
   /** Frees its disk and all memory of that; rejects with the reason. */
   async reset(device: string): Promise<void> {
     await this.#carriedOut({ kind: 'reset', device }, SETTLE_MILLIS_MAX);
-    this.#forget(device);
+    await this.#forget(device);
   }
 
   /** Takes the device away, with its disk; rejects with the reason. */
   async remove(device: string): Promise<void> {
     await this.#carriedOut({ kind: 'remove', device }, SETTLE_MILLIS_MAX);
-    this.#forget(device);
+    await this.#forget(device);
   }
 
-  #forget(device: string): void {
+  /** Resolves when its memory is free: others may have it from then on. */
+  async #forget(device: string): Promise<void> {
+    await this.#discarded.settled();
     const disk = this.#disks.get(device);
     if (disk !== undefined) releaseWindow(disk.window);
     this.#disks.delete(device);
@@ -213,6 +218,7 @@ export class ReactorThread {
       } else if (report.kind === 'thread') {
         if (report.id !== undefined) this.#threadIds.push(report.id);
       } else if (report.kind === 'released') this.#released.add(report.device);
+      else if (report.kind === 'discarded') this.#discarded.take(report.fds);
       else this.#waiting.shift()?.(report);
     });
     return worker;

@@ -12,6 +12,7 @@ import { connectUnix, isPeerGone, peerProcessId } from '../native/socket.ts';
 import { ProtocolError, RequestError } from '../vhost-user-ts/index.ts';
 import { BlockDevice } from './block-device.ts';
 import type { DeviceTerms } from './device-terms.ts';
+import { reportDiscarded } from './discarding.ts';
 import type { DiskOptions } from './disk.ts';
 import {
   awaitWord,
@@ -38,6 +39,7 @@ function main(): void {
   const post = (report: ReactorReport) => port.postMessage(report);
   post({ kind: 'thread', id: threadId() });
   const options = workerData as ReactorOptions;
+  reportDiscarded(options.discarded, post);
   const threads = options.lines.map((line) => new ThreadCaller<QueueCall>(line));
   const reactor = new Reactor(options.wakeFd, {
     takeOrders: () => {

@@ -38,6 +38,28 @@ export function closeFd(fd: number): void {
   if (c.close(fd) === -1) assert(lastErrno() !== EBADF, 'a descriptor is closed once');
 }
 
+type Closer = (fds: readonly number[]) => void;
+
+const closeHere: Closer = (fds) => {
+  for (const fd of fds) closeFd(fd);
+};
+/** Of this thread: each has its modules to itself. */
+let closer = closeHere;
+
+/**
+ * Closes fds that this program owns, perhaps later and in another thread. For those whose last close
+ * may free much memory, 0.2 s a GiB: a peer's files, a store's. Unmap what is mapped of them first, for
+ * a mapping's end would free it as well.
+ */
+export function discardFds(...fds: readonly number[]): void {
+  if (fds.length > 0) closer(fds);
+}
+
+/** What this thread discards is `taker`'s to close from now on; its own without one. */
+export function discardTo(taker: Closer = closeHere): void {
+  closer = taker;
+}
+
 /** A second fd for the same open file, close-on-exec. */
 export function duplicateFd(fd: number): number {
   return checked('fcntl(F_DUPFD_CLOEXEC)', () => c.fcntl(fd, F_DUPFD_CLOEXEC, 3));

@@ -44,8 +44,9 @@ import { KeptRegions } from './kept-regions.ts';
 import { Meeting } from './meeting.ts';
 import type { HandedOverSockets, QueueCall } from './orders.ts';
 import { UnsettledError } from './page-owner.ts';
-import type { DeviceQueues, QueueSet, Report } from './queue-set.ts';
+import type { DeviceQueues, QueueSet } from './queue-set.ts';
 import { QueueSets } from './queue-sets.ts';
+import type { Report } from './reports.ts';
 import type { KickWatcher, RingFeatures, RingState } from './ring.ts';
 import type { ThreadCaller } from './thread-call.ts';
 
@@ -101,7 +102,7 @@ export class BlockDevice implements BackendHandler {
     this.#terms = terms;
     this.#watcher = watcher;
     this.#events = events;
-    this.#report = (level, message) => events.report(level, message);
+    this.#report = (...said) => events.report(...said);
     this.#config = new BlockConfig(0, numQueues, logicalBlockBytes);
     const options = { name, queueCount: numQueues, logicalBlockBytes };
     const helpers = threads.slice(0, queueThreads - 1);
@@ -231,7 +232,9 @@ export class BlockDevice implements BackendHandler {
 
   #openSession(begun: number | SessionState): void {
     this.#session = new BackendSession(begun, this);
-    this.#session.onRefusal = (reason) => this.#report('warn', `refused: ${reason}`);
+    this.#session.onRefusal = (reason) => {
+      this.#report('warn', `refused: ${reason}`, 'refused request');
+    };
   }
 
   /** What the front end has sent waits for I/O: pollSession() again soon. */

@@ -14,7 +14,7 @@ import { PageStore } from '../store/page-store.ts';
 import { COUNTER } from '../store/statistics.ts';
 import { identityOf, type PageStoreOptions, storeShape } from '../store/store-options.ts';
 import type { DiskOptions } from './disk.ts';
-import type { Report } from './queue-set.ts';
+import type { Report } from './reports.ts';
 
 /** Throws RefusedError or SystemError; nothing is left mapped then. */
 export function openStore(options: DiskOptions, report: Report): PageStore {

@@ -1,6 +1,6 @@
 /** What a block device is made with, and what it tells: types only. */
 
-import type { Report } from './queue-set.ts';
+import type { Report } from './reports.ts';
 
 /** What a front end knows a device by, initialised or not; the name is its serial (GET_ID). */
 export interface DeviceTerms {

@@ -17,7 +17,8 @@ import { freeStore, goOnWithStore, openStore } from './device-store.ts';
 import type { NewGuestPolicy } from './front-end-process.ts';
 import type { DeviceState } from './handover.ts';
 import { PageOwner } from './page-owner.ts';
-import type { Report, ThreadDisk } from './queue-set.ts';
+import type { ThreadDisk } from './queue-set.ts';
+import type { Report } from './reports.ts';
 
 /** How long a guest may wait for I/O before its device is handed over: else it is not, now. */
 const PAUSE_SETTLE_MILLIS = 1000;
@@ -89,7 +90,8 @@ export class Disk {
       freeStore(options, this.store.mapped);
       throw error;
     }
-    this.owner = new PageOwner(options, this.store, this.#backing, report);
+    const ofGuest: Report = (level, message) => report(level, message, 'new guest');
+    this.owner = new PageOwner(options, this.store, this.#backing, ofGuest);
     if (this.#backing !== undefined) this.#watch(this.#backing);
   }
 

@@ -9,7 +9,8 @@ import type { StoreShare } from '../store/page-store.ts';
 import type { DeviceTerms } from './device-terms.ts';
 import type { DiskOptions } from './disk.ts';
 import type { DeviceState } from './handover.ts';
-import type { DeviceQueues, QueueSetOptions, ReportLevel } from './queue-set.ts';
+import type { DeviceQueues, QueueSetOptions } from './queue-set.ts';
+import type { ReportLevel } from './reports.ts';
 import type { LineEnd } from './thread-call.ts';
 
 /** How a reactor thread begins. */

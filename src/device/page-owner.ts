@@ -14,7 +14,7 @@ import { writeSwapHeader } from './device-store.ts';
 import type { DiskOptions } from './disk.ts';
 import { hasEnded, isSameProcess } from './front-end-process.ts';
 import { markedStore, markStore, type TrackedInflight } from './inflight-area.ts';
-import type { Report } from './queue-set.ts';
+import type { Report } from './reports.ts';
 
 /** How long a new guest may wait for the last one's I/O. */
 const SETTLE_MICROS = 5_000_000;

@@ -25,6 +25,7 @@ import { NO_PAGES } from '../virtio-blk/no-pages.ts';
 import { type PageDevice, REQUESTS } from '../virtio-blk/page-device.ts';
 import { REQUEST_LATENCIES, type RequestFigures } from '../virtio-blk/request-times.ts';
 import { InflightArea } from './inflight-area.ts';
+import type { Report } from './reports.ts';
 import { type KickWatcher, Ring, type RingFeatures, type RingState } from './ring.ts';
 
 /**
@@ -54,10 +55,6 @@ assert(
   "the queues' counters lie in the store's",
 );
 assert(REQUEST_LATENCIES === REQUEST_LATENCY_DOUBLES, 'and so do their latencies');
-
-/** What a thread tells the control thread: once per change of state, never per request. */
-export type Report = (level: ReportLevel, message: string) => void;
-export type ReportLevel = 'info' | 'warn' | 'error';
 
 /** What was negotiated for all rings of a session. */
 export interface RingTerms extends RingFeatures {
@@ -173,7 +170,7 @@ export class QueueSet implements DeviceQueues {
     this.#rings = new Array(options.queueCount).fill(undefined);
     this.#watcher = watcher;
     this.#report = report;
-    this.#memory.log.onMiss = (what) => report('warn', what);
+    this.#memory.log.onMiss = (what) => report('warn', what, 'session');
   }
 
   // ── Serving ───────────────────────────────────────────────────────────────────────────────────
@@ -545,7 +542,8 @@ export class QueueSet implements DeviceQueues {
     } finally {
       for (const ring of this.#rings) {
         const wrong = ring?.reattach();
-        if (wrong !== undefined) this.#report('warn', `ring ${ring!.index} stopped: ${wrong}`);
+        if (wrong === undefined) continue;
+        this.#report('warn', `ring ${ring!.index} stopped: ${wrong}`, 'stopped ring');
       }
       this.#listServed();
     }
@@ -555,6 +553,7 @@ export class QueueSet implements DeviceQueues {
   #retire(ring: Ring): void {
     this.#listServed();
     ring.signalErr();
-    this.#report('warn', `ring ${ring.index} broken by the guest: ${ring.queue.ring.brokenReason}`);
+    const why = `broken by the guest: ${ring.queue.ring.brokenReason}`;
+    this.#report('warn', `ring ${ring.index} ${why}`, 'broken ring');
   }
 }

@@ -5,8 +5,9 @@
 
 import type { Disk } from './disk.ts';
 import type { QueueCall } from './orders.ts';
-import { type DeviceQueues, QueueSet, type QueueSetOptions, type Report } from './queue-set.ts';
+import { type DeviceQueues, QueueSet, type QueueSetOptions } from './queue-set.ts';
 import { RemoteQueues } from './remote-queues.ts';
+import type { Report } from './reports.ts';
 import type { KickWatcher } from './ring.ts';
 import type { ThreadCaller } from './thread-call.ts';
 

@@ -9,8 +9,9 @@ import { assert } from '../base/assert.ts';
 import { abortWith, threadId } from '../native/process.ts';
 import { PageStore } from '../store/page-store.ts';
 import type { QueueCall, QueueWorkerOptions, ReactorReport } from './orders.ts';
-import { type DeviceQueues, QueueSet, type QueueSetOptions, type Report } from './queue-set.ts';
+import { type DeviceQueues, QueueSet, type QueueSetOptions } from './queue-set.ts';
 import { Reactor } from './reactor.ts';
+import { type Report, Reports } from './reports.ts';
 import { ThreadAnswerer } from './thread-call.ts';
 import { warmUp } from './warm-up.ts';
 
@@ -18,21 +19,27 @@ class QueueThread {
   readonly #reactor: Reactor;
   readonly #sets = new Map<string, QueueSet>();
   readonly #post: (report: ReactorReport) => void;
+  readonly #reports: Reports;
 
   constructor({ line }: QueueWorkerOptions, post: (report: ReactorReport) => void) {
     this.#post = post;
+    this.#reports = new Reports((device, level, message) => {
+      post({ kind: 'log', device, level, message });
+    });
     const answerer = new ThreadAnswerer<QueueCall>(line);
     const carryOut = (call: QueueCall) => this.#carryOut(call);
     this.#reactor = new Reactor(line.wakeFd, {
       takeOrders: () => answerer.answer(carryOut),
       urgent: line.word,
-      report: (device, level, message) => post({ kind: 'log', device, level, message }),
+      report: (...said) => this.#reports.report(...said),
+      maintain: () => this.#reports.maintain(),
     });
   }
 
   run(): void {
     this.#post({ kind: 'thread', id: threadId() });
     this.#reactor.run();
+    this.#reports.endAll();
     this.#reactor.close();
   }
 
@@ -50,6 +57,7 @@ class QueueThread {
       case 'remove':
         this.#reactor.drop(this.#named(call.device));
         this.#sets.delete(call.device);
+        this.#reports.end(call.device);
         return undefined;
       case 'queues': {
         const queues = this.#named(call.device) as Record<
@@ -86,7 +94,7 @@ class QueueThread {
   }
 
   #reporter(device: string): Report {
-    return (level, message) => this.#post({ kind: 'log', device, level, message });
+    return (...said) => this.#reports.report(device, ...said);
   }
 }
 

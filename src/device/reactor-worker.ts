@@ -27,8 +27,8 @@ import {
 } from './handover.ts';
 import type { Order, QueueCall, ReactorOptions, ReactorReport } from './orders.ts';
 import { UnsettledError } from './page-owner.ts';
-import type { ReportLevel } from './queue-set.ts';
 import { Reactor } from './reactor.ts';
+import { type Report, Reports } from './reports.ts';
 import { ServiceManager } from './service-manager.ts';
 import { ThreadCaller } from './thread-call.ts';
 import { warmUp } from './warm-up.ts';
@@ -41,6 +41,9 @@ function main(): void {
   const options = workerData as ReactorOptions;
   reportDiscarded(options.discarded, post);
   const threads = options.lines.map((line) => new ThreadCaller<QueueCall>(line));
+  const reports = new Reports((device, level, message) => {
+    post({ kind: 'log', device, level, message });
+  });
   const reactor = new Reactor(options.wakeFd, {
     takeOrders: () => {
       for (let it = receiveMessageOnPort(port); it; it = receiveMessageOnPort(port)) {
@@ -48,24 +51,28 @@ function main(): void {
         Atomics.add(options.obeyed, 0, 1);
       }
     },
-    report: (device, level, message) => post({ kind: 'log', device, level, message }),
+    report: (...said) => reports.report(...said),
+    maintain: () => reports.maintain(),
     connection: (device, isConnected) => post({ kind: 'connection', device, isConnected }),
   });
-  const everything: Everything = { reactor, devices: new Map(), threads, post };
+  const everything: Everything = { reactor, reports, devices: new Map(), threads, post };
   reactor.run();
   const devices = [...everything.devices.values()];
   const released = devices.filter((device) => !device.isWanted);
   reactor.close();
   for (const thread of threads) thread.call({ kind: 'stop' });
   for (const device of devices) device.close();
+  reports.endAll();
   for (const { name } of released) post({ kind: 'released', device: name });
 }
 
 /** Makes a device, uninitialised. */
-function open(terms: DeviceTerms, { reactor, devices, threads, post }: Everything): void {
+function open(terms: DeviceTerms, everything: Everything): void {
+  const { reactor, reports, devices, threads, post } = everything;
   const device = terms.name;
+  const report: Report = (...said) => reports.report(device, ...said);
   const events = {
-    report: (level: ReportLevel, message: string) => post({ kind: 'log', device, level, message }),
+    report,
     running: (isRunning: boolean) => post({ kind: 'running', device, isRunning }),
   };
   const made = new BlockDevice(terms, reactor, events, threads);
@@ -80,13 +87,14 @@ function init(device: BlockDevice, options: DiskOptions, post: Everything['post'
   });
 }
 
-function remove(device: BlockDevice, { post, reactor, devices }: Everything): void {
+function remove(device: BlockDevice, { post, reactor, reports, devices }: Everything): void {
   answer(post, () => {
     device.mustNotRun();
     if (device.isInitialised) device.reset();
     reactor.remove(device);
     device.remove();
     devices.delete(device.name);
+    reports.end(device.name);
     return { kind: 'done' };
   });
 }
@@ -173,6 +181,7 @@ type HandOverOrder = Extract<Order, { kind: 'handOver' }>;
 
 interface Everything {
   readonly reactor: Reactor;
+  readonly reports: Reports;
   readonly devices: Map<string, BlockDevice>;
   readonly threads: readonly ThreadCaller<QueueCall>[];
   readonly post: (report: ReactorReport) => void;

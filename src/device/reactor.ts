@@ -21,7 +21,8 @@ import { ProtocolError } from '../vhost-user-ts/index.ts';
 import type { BlockDevice } from './block-device.ts';
 import type { CompletionWatcher } from './disk.ts';
 import { PollPolicy } from './poll-policy.ts';
-import type { QueueSet, ReportLevel } from './queue-set.ts';
+import type { QueueSet } from './queue-set.ts';
+import type { ReportKind, ReportLevel } from './reports.ts';
 import type { KickWatcher } from './ring.ts';
 
 /** While the rings keep it busy, every so many turns it looks at sockets, orders and upkeep. */
@@ -43,7 +44,9 @@ export interface ReactorEvents {
   takeOrders(): void;
   /** Not 0 while somebody waits for an order to be taken: then it is looked for after each turn. */
   readonly urgent?: Int32Array;
-  report(device: string, level: ReportLevel, message: string): void;
+  report(device: string, level: ReportLevel, message: string, kind: ReportKind): void;
+  /** HOT PATH: no allocation. Upkeep of whoever has the reactor; milliseconds until there is more. */
+  maintain?(): number;
   /** A connection has begun or ended. */
   connection?(device: string, isConnected: boolean): void;
 }
@@ -260,7 +263,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
       millis = sooner(millis, queues.maintain(now));
       if (queues.mustPoll()) millis = sooner(millis, POLLED_RING_MILLIS);
     }
-    return millis;
+    return sooner(millis, this.#events.maintain?.() ?? -1);
   }
 
   #dispatch(timeoutMillis: number): void {
@@ -294,7 +297,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
       const [newPeer, oldPeer] = [peerProcessId(fd), peerProcessId(endpoint.sessionFd)];
       const what = `connection from process ${newPeer} refused: in use by process ${oldPeer}`;
       closeFd(fd);
-      this.#events.report(device.name, 'warn', what);
+      this.#events.report(device.name, 'warn', what, 'other connection');
       return;
     }
     this.#begin(endpoint, fd);
@@ -313,7 +316,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     endpoint.acceptAgainAt = (monotonicMicros() + ACCEPT_PAUSE_MICROS) | 0;
     if (endpoint.acceptErrno === errno) return;
     endpoint.acceptErrno = errno;
-    this.#events.report(endpoint.device.name, 'error', `connections put off: ${errnoText(errno)}`);
+    this.#report(endpoint, 'error', `connections put off: ${errnoText(errno)}`);
   }
 
   /** Milliseconds until a socket is to be looked at again that will not tell; -1: there is none. */
@@ -355,13 +358,17 @@ export class Reactor implements KickWatcher, CompletionWatcher {
       this.#watch(fd, () => this.#pollSession(endpoint));
     } catch (error) {
       closeFd(fd);
-      this.#events.report(device.name, 'error', `connection refused: ${(error as Error).message}`);
+      this.#report(endpoint, 'error', `connection refused: ${(error as Error).message}`);
       return;
     }
     device.attach(fd);
     endpoint.sessionFd = fd;
     this.#events.connection?.(device.name, true);
-    this.#events.report(device.name, 'info', `front end connected: process ${peerProcessId(fd)}`);
+    this.#report(endpoint, 'info', `front end connected: process ${peerProcessId(fd)}`);
+  }
+
+  #report({ device }: Endpoint, level: ReportLevel, message: string): void {
+    this.#events.report(device.name, level, message, 'session');
   }
 
   #pollSession(endpoint: Endpoint): void {
@@ -379,8 +386,8 @@ export class Reactor implements KickWatcher, CompletionWatcher {
   /** The session is over; `wrong` is what it was dropped for. */
   #hasLeft(endpoint: Endpoint, wrong?: string): void {
     const { name } = endpoint.device;
-    if (wrong === undefined) this.#events.report(name, 'info', 'front end disconnected');
-    else this.#events.report(name, 'error', wrong);
+    if (wrong === undefined) this.#report(endpoint, 'info', 'front end disconnected');
+    else this.#report(endpoint, 'error', wrong);
     this.#end(endpoint);
     this.#events.connection?.(name, false);
   }

@@ -100,7 +100,11 @@ export const RAMZSWAPD: Page = {
         {
           terms: [
             ['SIGTERM, SIGINT', 'End, with status 0, within 200 ms.'],
-            ['SIGHUP', 'Read the configuration file (`--config`) again.'],
+            [
+              'SIGHUP',
+              'Read the configuration file (`--config`) again; without one, only a line in the log.',
+            ],
+            ['SIGUSR1', 'Nothing: it does not open the debugger of Node.js.'],
           ],
         },
       ],

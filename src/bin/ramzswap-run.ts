@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /** ramzswap-run: arguments and exit codes. Everything else is control/qemu-run.ts. */
 
+import '../control/no-debugger.ts';
 import { fileURLToPath } from 'node:url';
 import { Command, CommanderError, Option } from 'commander';
 import { RefusedError, SystemError, UsageError } from '../base/errors.ts';

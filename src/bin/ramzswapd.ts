@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /** ramzswapd: arguments and exit codes. The options are control/options.ts, the rest control/daemon.ts. */
 
+import '../control/no-debugger.ts';
 import { Command, CommanderError, Option } from 'commander';
 import { RefusedError, SystemError, UsageError } from '../base/errors.ts';
 import { runDaemon } from '../control/daemon.ts';

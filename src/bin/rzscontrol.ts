@@ -4,6 +4,7 @@
  * the daemon is control/control-orders.ts, what is printed control/control-run.ts and control/top.ts.
  */
 
+import '../control/no-debugger.ts';
 import { Command, CommanderError, Option } from 'commander';
 import { RefusedError, UsageError } from '../base/errors.ts';
 import { ControlClient } from '../control/client.ts';

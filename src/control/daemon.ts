@@ -55,7 +55,8 @@ export async function runDaemon(given: GivenSettings): Promise<void> {
   const daemon = new Daemon(plan, given, manager);
   process.once('SIGTERM', () => daemon.stop('SIGTERM'));
   process.once('SIGINT', () => daemon.stop('SIGINT'));
-  if (plan.configPath !== undefined) process.on('SIGHUP', () => daemon.reloadOnSignal());
+  // Also where there is no file: else it would end the process, and with that all pages.
+  process.on('SIGHUP', () => daemon.reloadOnSignal());
   await daemon.start();
 }
 

@@ -116,4 +116,12 @@ describe.skipIf(!isBuilt)('a daemon with a configuration file', () => {
     await until(() => /not reloaded: .*nonsense/.test(daemon.stderr), 'the log', 5000);
     expect(await devices()).toEqual(['a initialised 8']);
   });
+
+  it('is not ended by SIGHUP where there is no file', async () => {
+    const daemon = await ManyDaemon.start(['--num-devices', '1']);
+    cleanUps.push(() => daemon.stop());
+    daemon.child.kill('SIGHUP');
+    await until(() => /not reloaded: no configuration file/.test(daemon.stderr), 'the log', 5000);
+    expect(daemon.has('ramzswap0')).toBe(true);
+  });
 });

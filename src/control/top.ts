@@ -132,7 +132,7 @@ const SORT_KEYS: Readonly<Record<string, SortKey>> = {
   f: 'failed',
 };
 
-const ENDING_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+const ENDING_SIGNALS = ['SIGINT', 'SIGTERM'] as const;
 
 class LiveTop {
   readonly #path: string;
@@ -147,6 +147,8 @@ class LiveTop {
   #sample: Sample | undefined;
   #reason = '';
   #isEnded = false;
+  /** The terminal has gone, or is about to. */
+  #isHungUp = false;
   /** Ends the pause between two looks. */
   #wake = () => {};
 
@@ -158,12 +160,13 @@ class LiveTop {
     this.#terminal = new Terminal(process.stdin, process.stdout, {
       key: (key) => this.#onKey(key),
       redraw: () => this.#draw(),
-      gone: this.#end,
+      gone: this.#hangUp,
     });
   }
 
   async run(): Promise<void> {
     for (const signal of ENDING_SIGNALS) process.on(signal, this.#end);
+    process.on('SIGHUP', this.#hangUp);
     this.#terminal.open();
     try {
       while (!this.#isEnded) {
@@ -174,8 +177,16 @@ class LiveTop {
     } finally {
       this.#terminal.close();
       for (const signal of ENDING_SIGNALS) process.off(signal, this.#end);
+      process.off('SIGHUP', this.#hangUp);
+      // Node's own end sets the terminal's modes, and crashes where there is no terminal any more.
+      if (this.#isHungUp) process.kill(process.pid, 'SIGHUP');
     }
   }
+
+  #hangUp = (): void => {
+    this.#isHungUp = true;
+    this.#end();
+  };
 
   #end = (): void => {
     this.#isEnded = true;

@@ -180,19 +180,33 @@ describe.skipIf(!isBuilt)('top on a terminal', () => {
   });
 
   it.each([
-    ['Ctrl-C', '\x03'],
-    ['SIGTERM', 'SIGTERM'],
-    ['SIGHUP', 'SIGHUP'],
-    ['SIGINT', 'SIGINT'],
-  ])('%s ends it as q does', async (_, how) => {
+    ['Ctrl-C', '\x03', 0],
+    ['SIGTERM', 'SIGTERM', 0],
+    ['SIGINT', 'SIGINT', 0],
+    ['SIGHUP', 'SIGHUP', 129],
+  ])('%s ends it, and the terminal is as it was', async (_, how, status) => {
     const terminal = onTerminal();
     await terminal.shows('ramzswap0');
     if (how.startsWith('SIG')) process.kill(terminal.pid(), how);
     else terminal.press(how);
     await terminal.child;
-    expect(terminal.output()).toMatch(/status=0/);
+    expect(terminal.output()).toContain(`status=${status}`);
     expect(terminal.output().split(LEAVE)).toHaveLength(2);
     expect(modes('after')).toBe(modes('before'));
+  });
+
+  it('ends by the signal of it when its terminal goes away', async () => {
+    const status = join(folder.path, 'status');
+    // The shell outlives its terminal, and says how top has ended.
+    const terminal = onTerminal({ before: ['trap : HUP'], after: [`echo $? > ${status}`] });
+    await terminal.shows('ramzswap0');
+    terminal.child.kill('SIGKILL');
+    await until(
+      () => existsSync(status) && readFileSync(status, 'utf8') !== '',
+      'the end',
+      WAIT_MILLIS,
+    );
+    expect(readFileSync(status, 'utf8').trim()).toBe('129');
   });
 
   it('gives the terminal back while Ctrl-Z has it stopped, and goes on', async () => {

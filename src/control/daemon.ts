@@ -78,6 +78,7 @@ class Daemon implements DaemonActions {
   readonly #fromFile = new Set<string>();
   #control: ListeningSocket | undefined;
   #metrics: MetricsServer | undefined;
+  #isStarting = true;
   #isStopping = false;
   #reloading: Promise<unknown> = Promise.resolve();
   /** Another process is about to have the device, or not. */
@@ -97,6 +98,7 @@ class Daemon implements DaemonActions {
       storeDirectory: plan.storeDirectory,
       queueThreads: plan.queueThreads,
       budget: this.#budget,
+      isStarting: () => this.#isStarting,
       sharesChanged: () => this.#devices.nudge(),
       fdStore: (device: string) => this.#fdStoreOf(device),
     };
@@ -111,6 +113,8 @@ class Daemon implements DaemonActions {
   async start(): Promise<void> {
     if (this.#plan.isTakeOver) await this.#takeOver();
     else await this.#open();
+    this.#isStarting = false;
+    this.#warnOfBudget();
     for (const name of this.#manager.closeRest()) {
       this.#log.warn(`the service manager has passed ${name}, which is of no use: closed`);
     }
@@ -178,6 +182,14 @@ class Daemon implements DaemonActions {
         this.#log.error({ device: name }, `store not taken up: ${(error as Error).message}`);
       }
     }
+  }
+
+  /** What was kept counts whether or not there is room. */
+  #warnOfBudget(): void {
+    const { committedBytes = 0, budgetBytes = 0 } = this.#budget?.figures() ?? {};
+    if (committedBytes <= budgetBytes) return;
+    const [all, budget] = [formatBytes(committedBytes), formatBytes(budgetBytes)];
+    this.#log.warn(`budget ${budget}: ${all} are held by kept stores or guaranteed`);
   }
 
   #openSocket(name: string) {

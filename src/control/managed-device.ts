@@ -43,6 +43,8 @@ export interface DeviceHost {
   readonly queueThreads: number;
   /** Of host memory, for all devices together. */
   readonly budget: Budget | undefined;
+  /** Devices come back, with what they hold already: none is refused for what others hold. */
+  isStarting(): boolean;
   /** Some device has more or less of it now, or may have. */
   sharesChanged(): void;
   logOf(device: string): Log;
@@ -279,7 +281,8 @@ export class ManagedDevice {
     if (budget === undefined && guarantee !== undefined) {
       throw new RefusedError(`${this.name}: guarantee: expected a daemon with a budget`);
     }
-    this.#share = budget?.add(this.name, (guarantee as number | undefined) ?? 0);
+    const bytes = (guarantee as number | undefined) ?? 0;
+    this.#share = budget?.add(this.name, bytes, this.#host.isStarting());
     this.#host.sharesChanged();
     try {
       return make(this.#share?.terms);

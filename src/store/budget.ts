@@ -58,7 +58,10 @@ export interface DeviceShare {
   /** For the device's threads: plain data. */
   readonly terms: BudgetTerms;
   readonly figures: ShareFigures;
-  /** Set: throws RefusedError where the guarantees would be more than the budget. */
+  /**
+   * Set: throws RefusedError where the guarantees would be more than the budget, or where what it does
+   * not use yet of this one is not there: others hold it, and could not be made to give it back.
+   */
   guaranteeBytes: number;
   /** The device's memory is no longer in use, by any thread. */
   remove(): void;
@@ -99,8 +102,11 @@ export class Budget {
     this.#divide();
   }
 
-  /** A share for a device. Throws RefusedError. */
-  add(name: string, guaranteeBytes = 0): DeviceShare {
+  /**
+   * A share for a device. Throws RefusedError. One that `isBack` has its guarantee whatever others
+   * hold: devices whose stores were kept come one after the other, and none is to be left out.
+   */
+  add(name: string, guaranteeBytes = 0, isBack = false): DeviceShare {
     const slot = this.#shares.indexOf(undefined);
     if (slot < 0) {
       const got = 'got one more';
@@ -108,11 +114,16 @@ export class Budget {
     }
     const pages = this.#checked(name, guaranteeBytes, undefined);
     const share = new Share(name, BudgetShare.termsOf(this.#buffer, slot), {
-      guarantee: (bytes) => this.#guarantee(share, this.#checked(name, bytes, share)),
+      guarantee: (bytes) => {
+        this.#guarantee(share, this.#checked(name, bytes, share));
+        this.#divide();
+      },
       remove: () => this.#remove(share),
     });
+    if (isBack) share.share.guaranteePages = pages;
+    else this.#guarantee(share, pages);
     this.#shares[slot] = share;
-    this.#guarantee(share, pages);
+    this.#divide();
     return share;
   }
 
@@ -150,9 +161,22 @@ export class Budget {
     throw new RefusedError(`${name}: guarantee: expected up to ${left} of the budget, got ${got}`);
   }
 
-  #guarantee({ share }: Share, pages: number): void {
-    share.guaranteePages = pages;
-    this.#divide();
+  /** Throws RefusedError where others hold what it would take. */
+  #guarantee({ name, share }: Share, pages: number): void {
+    const budget = this.#words[BUDGET.budgetPages]!;
+    // Where less than a block above a guarantee is held, that is rounding: no reason for a refusal.
+    const guaranteed = this.#present().filter((other) => other.share.guaranteePages > 0).length;
+    if (!share.guarantee(pages, budget + guaranteed * (PAGES_PER_BLOCK - 1))) {
+      const committed = Atomics.load(this.#words, BUDGET.committedPages);
+      const others = committed - Math.max(share.usedPages, share.guaranteePages);
+      const [left, whole, got] = [Math.max(budget - others, 0), budget, pages].map((count) =>
+        formatBytes(count * PAGE_BYTES),
+      );
+      throw new RefusedError(
+        `${name}: guarantee: expected up to ${left}, what other devices have left of the budget's ` +
+          `${whole}, got ${got}`,
+      );
+    }
   }
 
   #remove(share: Share): void {

@@ -23,7 +23,7 @@
  *
  * A device that is under its guarantee, or its share, may end above it by less than a block. With the
  * guarantee that is all by which anybody can pass the budget; besides, what a device holds when it
- * comes, and a guarantee that is raised, count whether or not there is room.
+ * comes counts whether or not there is room, and at the daemon's start what it is guaranteed, too.
  *
  * A device's words change under its lock, which its arena's lock mostly makes free; `committed`
  * changes by atomic operations.
@@ -106,11 +106,27 @@ export class BudgetShare {
     return this.#own[SHARE.guaranteePages]!;
   }
 
-  /** Whether there is room or not: memory that others have taken comes back by and by. */
+  /** Whether there is room or not. */
   set guaranteePages(pages: number) {
     this.#begin();
     this.#change(this.usedPages, pages);
     this.#lock.release();
+  }
+
+  /** The pages by which a guarantee of so many would change what is committed. */
+  commitmentOf(pages: number): number {
+    return Math.max(this.usedPages, pages) - Math.max(this.usedPages, this.guaranteePages);
+  }
+
+  /** So many from now on, if no more than `limit` is committed then; else, false: all is as it was. */
+  guarantee(pages: number, limit: number): boolean {
+    this.#begin();
+    const more = this.commitmentOf(pages);
+    const isTaken = more > 0 && this.#commitUpTo(more, limit);
+    if (isTaken) this.#own[SHARE.guaranteePages] = pages;
+    else if (more <= 0) this.#change(this.usedPages, pages);
+    this.#lock.release();
+    return isTaken || more <= 0;
   }
 
   get sharePages(): number {
@@ -191,7 +207,11 @@ export class BudgetShare {
       return true;
     }
     const isUnder = used - guarantee < whole[BUDGET.fairPages]!;
-    const limit = whole[isUnder ? BUDGET.budgetPages : BUDGET.openPages]!;
+    return this.#commitUpTo(more, whole[isUnder ? BUDGET.budgetPages : BUDGET.openPages]!);
+  }
+
+  #commitUpTo(more: number, limit: number): boolean {
+    const whole = this.#whole;
     // Never more than the limit, not for a moment: another device would be refused for it.
     let committed = Atomics.load(whole, BUDGET.committedPages);
     while (committed + more <= limit) {

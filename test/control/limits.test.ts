@@ -93,6 +93,23 @@ describe.skipIf(!isBuilt)('a budget', () => {
     expect(filled(greedy, 8000, 4)).toBeGreaterThan(before + 256);
   });
 
+  it('is not passed by a guarantee that comes when others have taken it', async () => {
+    const { client, daemon, attach } = await started(
+      'budget: 8M\ndevices:\n  full: { disksize: 32M }\n  late: { disksize: 32M }',
+    );
+    filled(attach('full'), 8000);
+    const text =
+      /guarantee: expected up to 1(\.\d)? MiB, what other devices have left of the budget's 8 MiB, got 8 MiB/;
+    const late = await daemon.rzscontrol('late', '--guarantee_kb=8192');
+    expect(late).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(text) });
+    const settings = { guarantee: 8 * MIB, disksize: 8 * MIB };
+    await client.call('add', { device: 'more' });
+    await expect(client.call('init', { device: 'more', settings })).rejects.toThrow(text);
+    filled(attach('late'), 8000, 2);
+    const { budget } = await client.call<DaemonStatus>('daemon', {});
+    expect(budget!.committed).toBeLessThanOrEqual(8 * MIB);
+  });
+
   it('is free again when a device is reset or removed', async () => {
     const { client, daemon, attach } = await started(CONFIG);
     const greedy = attach('greedy');

@@ -42,6 +42,14 @@ export class BudgetModel {
     return guarantee + Math.floor(this.#free / this.devices.size);
   }
 
+  /** Whether it may be guaranteed so many, by what others hold. */
+  hasRoomFor(device: ModelDevice, guarantee: number): boolean {
+    const { used } = device;
+    const more = Math.max(used, guarantee) - Math.max(used, device.guarantee);
+    const guaranteed = [...this.devices].filter((other) => other.guarantee > 0).length;
+    return more <= 0 || this.committed + more <= this.budget + guaranteed * 15;
+  }
+
   take(device: ModelDevice, pages: number): boolean {
     const { used, guarantee } = device;
     const limit = used < this.shareOf(device) ? this.budget : this.budget - this.reserve;

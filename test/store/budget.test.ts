@@ -67,6 +67,39 @@ describe('a guarantee', () => {
     expect(budget.add('one', 4097).guaranteeBytes).toBe(8192);
   });
 
+  it('grows only into what others do not hold, and nothing has changed where it cannot', () => {
+    const budget = Budget.make(8 * MIB);
+    const [full, late] = [budget.add('full'), budget.add('late')];
+    new BudgetShare(full.terms).hold((7 * MIB) / 4096);
+    const before = budget.figures();
+    expect(() => {
+      late.guaranteeBytes = 8 * MIB;
+    }).toThrow(
+      "late: guarantee: expected up to 1 MiB, what other devices have left of the budget's 8 MiB, got 8 MiB",
+    );
+    expect(() => budget.add('third', MIB + 4096)).toThrow('third: guarantee: expected up to 1 MiB');
+    expect(budget.figures()).toEqual(before);
+    late.guaranteeBytes = MIB;
+    expect(budget.figures().committedBytes).toBe(8 * MIB);
+    // What it holds already is nobody else's to lose.
+    full.guaranteeBytes = 7 * MIB;
+    expect(budget.figures().committedBytes).toBe(8 * MIB);
+  });
+
+  it('is not refused for what is rounding: less than a block above a guarantee', () => {
+    const budget = Budget.make(8 * MIB);
+    const full = budget.add('full', 4 * MIB);
+    new BudgetShare(full.terms).hold((4 * MIB) / 4096 + 15);
+    expect(budget.add('back', 4 * MIB).guaranteeBytes).toBe(4 * MIB);
+  });
+
+  it('of a device that is back after a restart counts whether or not there is room', () => {
+    const budget = Budget.make(8 * MIB);
+    new BudgetShare(budget.add('full').terms).hold((7 * MIB) / 4096);
+    expect(budget.add('back', 4 * MIB, true).guaranteeBytes).toBe(4 * MIB);
+    expect(() => budget.add('more', 5 * MIB, true)).toThrow(RefusedError);
+  });
+
   it('of a device that goes is free for others', () => {
     const budget = Budget.make(10 * MIB);
     const one = budget.add('one', 10 * MIB);

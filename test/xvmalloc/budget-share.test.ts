@@ -61,7 +61,9 @@ class Program {
   }
 
   add(guarantee: number): void {
-    const isRefused = this.model.guaranteed + guarantee > this.model.budget;
+    const isRefused =
+      this.model.guaranteed + guarantee > this.model.budget ||
+      !this.model.hasRoomFor({ used: 0, guarantee: 0, refusals: 0 }, guarantee);
     const add = () => addDevice(this.budget, `d${this.#names++}`, guarantee);
     if (isRefused) {
       expect(add).toThrow(RefusedError);
@@ -92,7 +94,10 @@ class Program {
     const set = () => {
       owner.guaranteeBytes = pages * PAGE;
     };
-    if (this.model.guaranteed - model.guarantee + pages > this.model.budget) {
+    if (
+      this.model.guaranteed - model.guarantee + pages > this.model.budget ||
+      !this.model.hasRoomFor(model, pages)
+    ) {
       expect(set).toThrow(RefusedError);
       return;
     }
@@ -242,11 +247,11 @@ describe('a budget that is passed', () => {
     expect([takeAll(shares[0]!), shares[1]!.take(1)]).toEqual([1, false]);
   });
 
-  it('because a device came with more, or a guarantee was raised', () => {
+  it('because a device came with more, or is back with its guarantee', () => {
     const { budget, shares } = setUp(100, [{}, { used: 90 }]);
     shares[0]!.hold(200);
     expect(budget.figures().committedBytes).toBe(290 * PAGE);
-    const third = budget.add('d2', 50 * PAGE);
+    const third = budget.add('d2', 50 * PAGE, true);
     expect(budget.figures().committedBytes).toBe(340 * PAGE);
     expect(shares.map((share) => share.take(1))).toEqual([false, false]);
     third.remove();
@@ -342,14 +347,22 @@ describe('several threads', () => {
     const random = seededRandom(SEED);
     let isDone = false;
     let changes = 0;
+    const guarantee = (device: DeviceShare, pages: number) => {
+      try {
+        device.guaranteeBytes = pages * PAGE;
+      } catch (error) {
+        // The others hold it: as good an answer.
+        expect(error).toBeInstanceOf(RefusedError);
+      }
+    };
     const change = async () => {
       const others: DeviceShare[] = [];
       for (; !isDone; changes++) {
         // Device 0 and 1 keep theirs at least: their threads rely on it.
-        devices[random.below(2)]!.guaranteeBytes = random.between(300, 330) * PAGE;
-        devices[2]!.guaranteeBytes = random.below(200) * PAGE;
+        guarantee(devices[random.below(2)]!, random.between(300, 330));
+        guarantee(devices[2]!, random.below(200));
         budget.resize(random.between(1000, 1500) * PAGE);
-        if (others.length < 20) others.push(budget.add('other', random.below(2) * PAGE));
+        if (others.length < 20) others.push(budget.add('other', random.below(2) * PAGE, true));
         else others.splice(random.below(others.length), 1)[0]!.remove();
         if (changes % 200 === 0) await setTimeout(0);
       }

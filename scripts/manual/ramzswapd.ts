@@ -129,8 +129,8 @@ export const RAMZSWAPD: Page = {
             ['RUNTIME_DIRECTORY', 'Where the control socket of many devices is.'],
             [
               'LISTEN_FDS, LISTEN_FDNAMES',
-              'Sockets that the service manager has opened: one by the name of a device is that ' +
-                "device's, one by the name `control` is the control socket.",
+              'Unix stream sockets that the service manager has opened: one by the name of a device is ' +
+                "that device's, one by the name `control` is the control socket.",
             ],
             ['NOTIFY_SOCKET', 'Where the service manager is told how far the daemon is.'],
           ],

@@ -35,6 +35,7 @@ import {
   openControlSocket,
   openDeviceSocket,
   takenOverSocket,
+  unusedSockets,
 } from './sockets.ts';
 import { TakeOver } from './take-over.ts';
 import { VERSION } from './version.ts';
@@ -117,6 +118,13 @@ class Daemon implements DaemonActions {
     this.#warnOfBudget();
     for (const name of this.#manager.closeRest()) {
       this.#log.warn(`the service manager has passed ${name}, which is of no use: closed`);
+    }
+    // A process that takes over has its socket from the other one.
+    const unused = this.#plan.isTakeOver ? [] : unusedSockets(this.#plan, this.#manager);
+    for (const name of unused) {
+      this.#log.warn(
+        `the service manager has passed a socket called ${name}: there is no such device`,
+      );
     }
     const what = this.#summary();
     this.#log.info({ devices: this.#devices.all.map(({ name }) => name) }, `${what} ready`);

@@ -14,6 +14,7 @@ import {
   type ListeningSocket,
   listeningSocket,
   openListeningSocket,
+  streamFault,
 } from '../device/endpoint.ts';
 import type { ServiceManager } from '../device/service-manager.ts';
 import type { DeviceSocket } from './managed-device.ts';
@@ -24,12 +25,19 @@ const CONTROL_NAME = 'control';
 
 /** Whether the service manager has opened sockets for front ends. */
 export function hasPassedSockets(manager: ServiceManager): boolean {
-  return manager.passedSockets.some((name) => name !== CONTROL_NAME);
+  return manager.sockets.some(({ name }) => name !== CONTROL_NAME);
 }
 
 /** What sockets are to lie in: the control socket may be there, too. Throws RefusedError. */
 export function makeSocketDirectory({ frontEnd }: DaemonPlan): void {
   if (frontEnd.kind === 'directory') makeDirectory(frontEnd.path);
+}
+
+/** The names of those that the service manager has opened and nobody has taken, for people. */
+export function unusedSockets({ frontEnd }: DaemonPlan, manager: ServiceManager): string[] {
+  // One of them may be known by its number.
+  const ownFd = frontEnd.kind === 'fd' ? frontEnd.fd : undefined;
+  return manager.sockets.filter(({ fd }) => fd !== ownFd).map(({ name }) => name);
 }
 
 /** Opens or takes up where the device's front ends connect. Throws RefusedError, SystemError. */
@@ -42,7 +50,7 @@ export function openDeviceSocket(
     case 'path':
       return passed(manager, name) ?? ofPath(resolve(frontEnd.path), socketGroup);
     case 'fd':
-      return inherited(frontEnd.fd);
+      return inherited(frontEnd.fd, '--fd');
     case 'passed':
       return passed(manager, name) ?? onlyPassed(manager, name);
     case 'directory': {
@@ -54,15 +62,22 @@ export function openDeviceSocket(
 
 /** Throws RefusedError, SystemError. */
 export function openControlSocket(path: string, manager: ServiceManager): ListeningSocket {
-  const [fd] = manager.takeSockets(CONTROL_NAME);
-  if (fd !== undefined) return { fd, path: 'passed by the service manager', remove() {} };
+  const passedSocket = passed(manager, CONTROL_NAME);
+  if (passedSocket?.isListening === false) {
+    throw new RefusedError(`LISTEN_FDNAMES: ${CONTROL_NAME}: expected a socket that listens`);
+  }
+  if (passedSocket !== undefined) {
+    return { fd: passedSocket.fd, path: 'passed by the service manager', remove() {} };
+  }
   if (dirname(path) === DEFAULT_CONTROL_DIRECTORY) makeDirectory(DEFAULT_CONTROL_DIRECTORY);
   return openListeningSocket(path, CONTROL_ACCESS);
 }
 
 /** One that listens already, another process's until now. */
 export function takenOverSocket(fd: number, path: string | undefined): DeviceSocket {
-  return path === undefined ? inherited(fd) : { ...listeningSocket(fd, path), isListening: true };
+  return path === undefined
+    ? inherited(fd, 'take-over')
+    : { ...listeningSocket(fd, path), isListening: true };
 }
 
 function ofPath(path: string, group: string | undefined): DeviceSocket {
@@ -70,21 +85,33 @@ function ofPath(path: string, group: string | undefined): DeviceSocket {
   return { ...listening, isListening: true };
 }
 
-function inherited(fd: number): DeviceSocket {
+/** Of another kind it would be served never: nobody connects, or accepting fails. */
+function inherited(fd: number, where: string): DeviceSocket {
+  const fault = streamFault(fd);
+  if (fault !== undefined) {
+    throw new RefusedError(
+      `${where}: expected a Unix stream socket that listens or is connected, got ${fault}`,
+    );
+  }
   return { fd, path: undefined, isListening: isListening(fd), remove() {} };
 }
 
+/** What is refused stays the manager's. */
 function passed(manager: ServiceManager, name: string): DeviceSocket | undefined {
-  const fds = manager.takeSockets(name);
-  if (fds.length > 1) {
-    throw new RefusedError(`LISTEN_FDNAMES: ${name}: expected one socket, got ${fds.length}`);
+  const where = `LISTEN_FDNAMES: ${name}`;
+  const [found, ...more] = manager.sockets.filter((socket) => socket.name === name);
+  if (found === undefined) return undefined;
+  if (more.length > 0) {
+    throw new RefusedError(`${where}: expected one socket, got ${more.length + 1}`);
   }
-  return fds[0] === undefined ? undefined : inherited(fds[0]);
+  const socket = inherited(found.fd, where);
+  manager.takeSockets(name);
+  return socket;
 }
 
 /** Whatever it is called: systemd's name for it is the socket unit's. */
 function onlyPassed(manager: ServiceManager, device: string): DeviceSocket {
-  const names = manager.passedSockets.filter((name) => name !== CONTROL_NAME);
+  const names = manager.sockets.map(({ name }) => name).filter((name) => name !== CONTROL_NAME);
   const [name] = names;
   if (names.length === 1 && name !== undefined) return passed(manager, name)!;
   throw new UsageError(

@@ -4,7 +4,7 @@ import { lstatSync, unlinkSync } from 'node:fs';
 import { RefusedError, SystemError } from '../base/errors.ts';
 import { closeFd } from '../native/fd.ts';
 import { groupId } from '../native/group.ts';
-import { isListening, listenUnix, type SocketAccess } from '../native/socket.ts';
+import { isListening, listenUnix, type SocketAccess, streamFault } from '../native/socket.ts';
 
 const EPERM = 1;
 /** (gid_t) -1 means "leave it" to chown. */
@@ -71,4 +71,4 @@ function listenAs(path: string, access: SocketAccess): number {
 
 export { abortWith, exitNow } from '../native/process.ts';
 export { acceptConnection } from '../native/socket.ts';
-export { closeFd, isListening };
+export { closeFd, isListening, streamFault };

@@ -10,7 +10,7 @@
  * Only the process that was started is meant, so all of these are taken out of the environment.
  */
 
-import { fstatSync } from 'node:fs';
+import { fstatSync, readlinkSync } from 'node:fs';
 import { assert } from '../base/assert.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
 import { closeFd, setCloseOnExec } from '../native/fd.ts';
@@ -76,9 +76,9 @@ export class ServiceManager {
     return this.#take((passed) => passed.name === name);
   }
 
-  /** The names of the sockets among them. */
-  get passedSockets(): string[] {
-    return this.#passed.filter(isSocket).map(({ name }) => name);
+  /** The sockets among them. */
+  get sockets(): readonly PassedDescriptor[] {
+    return this.#passed.filter(isSocket);
   }
 
   /** The sockets of that name, which are the caller's from now on. */
@@ -183,7 +183,24 @@ function takePassed(environment: Environment, processId: number): PassedDescript
   }
   return Array.from({ length: Number(count) }, (_, i) => {
     const fd = LISTEN_FDS_START + i;
+    if (!isPassed(fd)) {
+      throw new RefusedError(
+        `LISTEN_FDS: expected ${count} descriptors from ${LISTEN_FDS_START} on, got ${i}`,
+      );
+    }
     setCloseOnExec(fd);
     return { fd, name: names[i] || NAMELESS };
   });
+}
+
+/**
+ * Whether it was open before this process began. Behind what was passed come Node's own, of which an
+ * epoll descriptor is the first: closed, no signal and no client would be heard again.
+ */
+function isPassed(fd: number): boolean {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`) !== 'anon_inode:[eventpoll]';
+  } catch {
+    return false;
+  }
 }

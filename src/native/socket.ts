@@ -25,8 +25,10 @@ const SOCK_DGRAM = 2;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
+const SO_TYPE = 3;
 const SO_PEERCRED = 17;
 const SO_ACCEPTCONN = 30;
+const SO_DOMAIN = 39;
 const SCM_RIGHTS = 1;
 const MSG_CTRUNC = 0x08;
 const MSG_DONTWAIT = 0x40;
@@ -34,10 +36,12 @@ const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x40000000;
 const EINTR = 4;
 const ENOENT = 2;
+const ENOTSOCK = 88;
 const ECONNREFUSED = 111;
 
 /** struct sockaddr_un: u16 family, then a NUL-terminated path of at most 108 bytes. */
 const SUN_PATH_MAX = 107;
+const SOCKADDR_UN_BYTES = 110;
 const BACKLOG = 8;
 
 /** struct msghdr, LP64. */
@@ -58,6 +62,7 @@ const c = {
   getsockopt: libcFunction(
     'int getsockopt(int fd, int level, int name, void *value, void *length)',
   ),
+  getpeername: libcFunction('int getpeername(int fd, void *address, void *length)'),
   recvmsg: libcFunction('long recvmsg(int fd, void *message, int flags)'),
   sendmsg: libcFunction('long sendmsg(int fd, const void *message, int flags)'),
   socketpair: libcFunction('int socketpair(int domain, int type, int protocol, void *fds)'),
@@ -204,6 +209,31 @@ export function acceptConnection(listenFd: number): number {
 /** Whether a socket listens, as opposed to being connected. Not a socket: SystemError. */
 export function isListening(fd: number): boolean {
   return socketOption(fd, SO_ACCEPTCONN, 4).getInt32(0, true) !== 0;
+}
+
+/**
+ * What a descriptor is instead of a Unix stream socket that listens or is connected, for people;
+ * undefined: it is one.
+ */
+export function streamFault(fd: number): string | undefined {
+  try {
+    const domain = socketOption(fd, SO_DOMAIN, 4).getInt32(0, true);
+    if (domain !== AF_UNIX) return `a socket of address family ${domain}`;
+    const type = socketOption(fd, SO_TYPE, 4).getInt32(0, true);
+    if (type !== SOCK_STREAM) return `a socket of type ${type}`;
+  } catch (error) {
+    if (error instanceof SystemError && error.errno === ENOTSOCK) return 'no socket';
+    throw error;
+  }
+  return isListening(fd) || isConnected(fd) ? undefined : 'one that does neither';
+}
+
+/** Also one whose peer has gone. */
+function isConnected(fd: number): boolean {
+  const address = new Uint8Array(new ArrayBuffer(SOCKADDR_UN_BYTES));
+  const length = new Uint8Array(new ArrayBuffer(4));
+  new DataView(length.buffer).setUint32(0, address.length, true);
+  return c.getpeername(fd, address, length) === 0;
 }
 
 /** The process id at the other end when it connected. */

@@ -11,6 +11,7 @@ import { listenUnix } from '../../src/native/socket.ts';
 import { isBuilt, RAMZSWAPD, until } from '../driver/daemon.ts';
 import { FrontEnd } from '../driver/front-end.ts';
 import { makeFolder } from '../driver/sockets.ts';
+import { bareSocket } from '../native/bare-socket.ts';
 
 const cleanUps: (() => unknown)[] = [];
 afterEach(async () => {
@@ -30,25 +31,31 @@ describe.skipIf(!isBuilt)('sockets of the service manager', () => {
     cleanUps.push(() => {
       for (const fd of fds) closeFd(fd);
     });
-    const start = async (...args: string[]) => {
-      const child = execa('sh', [...AS_SERVICE, ...args], {
-        reject: false,
-        env: { LISTEN_FDS: `${fds.length}`, LISTEN_FDNAMES: names.join(':') },
-        stdio: ['ignore', 'pipe', 'pipe', ...(fds as unknown as 'pipe'[])],
-      });
-      let log = '';
-      child.stderr?.on('data', (chunk: Buffer) => {
-        log += chunk.toString();
-      });
-      await until(() => / ready"/.test(log) || child.exitCode !== null, 'the daemon', 20_000);
-      const stop = async () => {
-        child.kill('SIGTERM');
-        return (await child).exitCode;
-      };
-      cleanUps.push(stop);
-      return { stop, log: () => log, exitCode: child.exitCode };
-    };
+    const start = (...args: string[]) => startWith(fds, names, args);
     return { folder: folder.path, pathOf, start };
+  }
+
+  async function startWith(
+    fds: readonly number[],
+    names: readonly string[],
+    args: readonly string[],
+  ) {
+    const child = execa('sh', [...AS_SERVICE, ...args], {
+      reject: false,
+      env: { LISTEN_FDS: `${fds.length}`, LISTEN_FDNAMES: names.join(':') },
+      stdio: ['ignore', 'pipe', 'pipe', ...(fds as unknown as 'pipe'[])],
+    });
+    let log = '';
+    child.stderr?.on('data', (chunk: Buffer) => {
+      log += chunk.toString();
+    });
+    await until(() => / ready"/.test(log) || child.exitCode !== null, 'the daemon', 20_000);
+    const stop = async () => {
+      child.kill('SIGTERM');
+      return (await child).exitCode;
+    };
+    cleanUps.push(stop);
+    return { stop, log: () => log, exitCode: child.exitCode };
   }
 
   async function devicesAt(path: string): Promise<DeviceStatus[]> {
@@ -82,7 +89,9 @@ describe.skipIf(!isBuilt)('sockets of the service manager', () => {
       config,
       `socket-dir: ${folder}\ndevices:\n  web1: { disksize: 8M }\n  web2: { disksize: 4M }\n`,
     );
-    await start('--config', config);
+    const { log } = await start('--config', config);
+    expect(log()).toContain('a socket called stray: there is no such device');
+    expect(log()).not.toMatch(/a socket called (web1|control)/);
     expect(capacityAt(pathOf('web1'))).toBe(8 << 20);
     expect(capacityAt(join(folder, 'web2.sock'))).toBe(4 << 20);
     expect(existsSync(join(folder, 'web1.sock'))).toBe(false);
@@ -104,4 +113,21 @@ describe.skipIf(!isBuilt)('sockets of the service manager', () => {
     expect(exitCode).toBe(2);
     expect(log()).toContain('LISTEN_FDNAMES: expected one socket, or one called ramzswap0, got');
   });
+
+  it.each(['guest', 'control'])(
+    'are refused by the name %s where they are of another kind',
+    async (name) => {
+      const made = makeFolder();
+      cleanUps.push(made.remove);
+      const fds = [bareSocket('internet', 'stream')];
+      cleanUps.push(() => fds.forEach(closeFd));
+      const pathOf = (what: string) => join(made.path, what);
+      const args = ['--name', 'guest', '--socket-path', pathOf('s'), '--control-path', pathOf('c')];
+      const { log, exitCode } = await startWith(fds, [name], args);
+      expect(exitCode).toBe(1);
+      expect(log()).toContain(
+        `LISTEN_FDNAMES: ${name}: expected a Unix stream socket that listens`,
+      );
+    },
+  );
 });

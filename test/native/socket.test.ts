@@ -31,6 +31,7 @@ import {
   peerProcessId,
   receiveWithFds,
   sendWithFds,
+  streamFault,
   socketPair as unnamedPair,
   waitReadable,
 } from '../../src/native/socket.ts';
@@ -42,6 +43,7 @@ import {
   isRoot,
   withFolder,
 } from '../models/descriptors.ts';
+import { bareSocket } from './bare-socket.ts';
 import { sendManyFds } from './send-many-fds.ts';
 import { socketPair } from './socket-pair.ts';
 
@@ -412,4 +414,32 @@ it('does not take a file for a socket', () => {
   expect(() => isListening(fd)).toThrow('getsockopt: ENOTSOCK');
   expect(receiveWithFds(fd, Buffer.alloc(1), 0, 1, [])).toBe(-88);
   closeFd(fd);
+});
+
+describe('a place for front ends', () => {
+  it('listens, or is connected, whatever has become of the peer', () => {
+    withPair((connected, accepted) => {
+      expect([streamFault(connected), streamFault(accepted)]).toEqual([undefined, undefined]);
+    });
+    const [own, other] = unnamedPair();
+    closeFd(other);
+    expect(streamFault(own)).toBeUndefined();
+    closeFd(own);
+    withFolder((folder) => {
+      const listener = listenUnix(join(folder, 's'));
+      expect(streamFault(listener)).toBeUndefined();
+      closeFd(listener);
+    });
+  });
+
+  it.each([
+    ['a file', () => createMemfd('file', 0), 'no socket'],
+    ['TCP', () => bareSocket('internet', 'stream'), 'a socket of address family 2'],
+    ['for datagrams', () => bareSocket('unix', 'datagram'), 'a socket of type 2'],
+    ['bound to nothing', () => bareSocket('unix', 'stream'), 'one that does neither'],
+  ])('is not %s', (_, open, fault) => {
+    const fd = open();
+    expect(streamFault(fd)).toBe(fault);
+    closeFd(fd);
+  });
 });

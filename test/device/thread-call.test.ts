@@ -49,6 +49,10 @@ describe('a call', () => {
     expect(caller.call({ kind: 'echo', value: 1 })).toBe(1);
   });
 
+  it('is answered when its answer is there, whatever wakes the caller before', () => {
+    for (let i = 0; i < 20; i++) expect(caller.call({ kind: 'woken', value: i })).toBe(i);
+  });
+
   it(`${CALLS} times, each has its own answer`, () => {
     for (let i = 0; i < CALLS; i++) expect(caller.call({ kind: 'echo', value: i })).toBe(i);
   });

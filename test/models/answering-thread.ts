@@ -6,7 +6,7 @@ import { type LineEnd, ThreadAnswerer } from '../../src/device/thread-call.ts';
 import { ProtocolError, RequestError } from '../../src/vhost-user-ts/index.ts';
 
 export type TestCall =
-  | { readonly kind: 'echo' | 'end'; readonly value: unknown }
+  | { readonly kind: 'echo' | 'woken' | 'end'; readonly value: unknown }
   | { readonly kind: 'throw'; readonly error: string };
 
 const ERRORS: Record<string, () => Error> = {
@@ -16,12 +16,18 @@ const ERRORS: Record<string, () => Error> = {
   SystemError: () => new SystemError('mmap', 12, 'guest memory'),
 };
 
+/** As the notice of the answer before does, when this thread is slower than the other. */
+function notifyTooEarly(): void {
+  while (Atomics.notify(line.word, 0) === 0);
+}
+
 const { line } = workerData as { line: LineEnd };
 const answerer = new ThreadAnswerer<TestCall>(line);
 for (let isOver = false; !isOver; ) {
   answerer.answer((call) => {
     if (call.kind === 'throw') throw ERRORS[call.error]!();
     if (call.kind === 'end') isOver = true;
+    if (call.kind === 'woken') notifyTooEarly();
     return call.value;
   });
 }

@@ -98,6 +98,7 @@ const TESTED_ELSEWHERE: Record<string, string> = {
   'store/store-options.ts': 'store/page-store.test.ts',
   'xvmalloc/arena-file.ts': 'xvmalloc/arena.test.ts',
   'store/move-out.ts': 'store/backed-store.test.ts',
+  'virtio-blk/turn-costs.ts': 'virtio-blk/turns.test.ts',
   'virtio-blk/block-request.ts': 'virtio-blk/pending.test.ts',
   'virtio-blk/clear-ranges.ts': 'virtio-blk/clearing.test.ts',
   'virtio-blk/completion-order.ts': 'virtio-blk/pending.test.ts',

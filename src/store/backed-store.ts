@@ -153,6 +153,10 @@ export class BackedStore implements PageIoOwner, Mover {
     return this.#operations.isFull;
   }
 
+  get punchedPages(): number {
+    return this.#memory.punchedPages;
+  }
+
   /** Operations that have not ended, moves included. */
   get pending(): number {
     return this.#operations.count;

@@ -234,6 +234,11 @@ export class PageStore {
     return this.#slots;
   }
 
+  /** Pages of memory that this object has given back to the system; wraps at 32 bits. */
+  get punchedPages(): number {
+    return this.#arena.punchedPages;
+  }
+
   /** Makes the disk larger: `slots` pages, at most what the table was made for. In every thread. */
   grow(slots: number): void {
     assert(slots >= this.#slots && slots <= this.#table.length, 'a disk grows within its table');

@@ -44,6 +44,7 @@ import {
   VIRTIO_BLK_T_WRITE_ZEROES,
 } from './protocol.ts';
 import { type RequestFigures, RequestTimes } from './request-times.ts';
+import { FREES_PER_PAGE, PART_FREES, REQUEST_PAGES, requestPages } from './turn-costs.ts';
 
 /**
  * Completions are shown to the driver in batches, of half of what waits in the ring: a driver that
@@ -52,12 +53,8 @@ import { type RequestFigures, RequestTimes } from './request-times.ts';
  */
 const PUBLISH_BATCH_MIN = 4;
 const PUBLISH_BATCH_MAX = 16;
-/** A request that moves no page costs about as much as one page. */
-const REQUEST_PAGES = 1;
 /** A batch of larger requests than of a page reads the clock after so many, 100 to 200 µs. */
 const CLOCK_PAGES = PUBLISH_BATCH_MAX * (REQUEST_PAGES + 1);
-/** Freeing a page costs a fraction of compressing one. */
-const FREES_PER_PAGE = 16;
 /** Requests held at once, each with a copy of its chain, some 1.5 KiB: enough to keep any disk busy. */
 const HELD_MAX = 256;
 /** And what a driver that does not keep to it is held to. */
@@ -226,7 +223,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
         const popped = this.ring.pop(this.#chain);
         if (popped === POP_EMPTY) break;
         if (popped === POP_BROKEN || !this.#parse()) break;
-        left -= REQUEST_PAGES;
+        left -= requestPages(this.#chain.count);
       }
       left = this.#run(left);
       if (this.#request !== undefined) break;
@@ -438,8 +435,7 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
       left--;
     }
     while (!this.#ranges.isEmpty && left > 0 && !device.isFull) {
-      this.#clearPages(request, FREES_PER_PAGE);
-      left--;
+      left -= this.#clearPages(request, left);
     }
     if (this.#pagesLeft > 0 || !this.#ranges.isEmpty) return left;
     this.#request = undefined;
@@ -511,23 +507,30 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   }
 
   /**
-   * Frees or zeroes up to `pages` pages. Pages that are covered in part: a discard passes over them;
-   * write zeroes, which promises zeros, zeroes the part.
+   * Frees or zeroes pages for about `budget` pages; what it cost. Pages that are covered in part: a
+   * discard passes over them; write zeroes, which promises zeros, zeroes the part.
    */
-  #clearPages(request: BlockRequest, pages: number): void {
+  #clearPages(request: BlockRequest, budget: number): number {
     const device = this.#device;
     const ranges = this.#ranges;
-    const { index } = request;
-    for (let i = 0; i < pages && !device.isFull && ranges.next(); i++) {
+    const end = budget * FREES_PER_PAGE;
+    let frees = 0;
+    while (frees < end && !device.isFull && ranges.next()) {
       const { slot } = ranges;
+      const punched = device.punchedPages;
       if (!ranges.isWholePage) {
-        if (request.type !== VIRTIO_BLK_T_DISCARD) this.#clearPart(request, slot);
+        if (request.type !== VIRTIO_BLK_T_DISCARD) {
+          this.#clearPart(request, slot);
+          frees += PART_FREES;
+        }
       } else if (ranges.unmap) {
-        this.#note(request, device.freePage(slot, this, index));
+        this.#note(request, device.freePage(slot, this, request.index));
       } else {
-        this.#note(request, device.zeroPage(slot, this, index));
+        this.#note(request, device.zeroPage(slot, this, request.index));
       }
+      frees += 1 + ((device.punchedPages - punched) | 0) * FREES_PER_PAGE;
     }
+    return Math.ceil(frees / FREES_PER_PAGE);
   }
 
   #clearPart(request: BlockRequest, slot: number): void {
@@ -555,9 +558,8 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
     // §2.7.8.2: `len` bytes from the first writable one have been written. After a failed read
     // that is none, unless the status byte itself is the first.
     const isRead = request.type === VIRTIO_BLK_T_IN || request.type === VIRTIO_BLK_T_GET_ID;
-    const dataIn = chain.writableBytes - 1;
     const moved = isRead && request.status === VIRTIO_BLK_S_OK ? request.dataBytes : 0;
-    const bytes = moved === dataIn ? moved + 1 : moved;
+    const bytes = moved === chain.writableBytes - 1 ? moved + 1 : moved;
     this.#unpublished += this.#order.end(request, chain.head, bytes);
     if (this.#foundIn === request) this.#foundIn = undefined;
     request.release();

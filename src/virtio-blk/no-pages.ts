@@ -11,6 +11,7 @@ const refuse = (): PageResult => PAGE_FAILED;
 export const NO_PAGES: PageDevice = {
   slots: 0,
   isFull: false,
+  punchedPages: 0,
   writePage: refuse,
   readPage: refuse,
   freePage: refuse,

@@ -13,6 +13,11 @@ export interface PageDevice<W extends Window = Window> {
   readonly slots: number;
   /** No further operation may be begun until pending ones have ended. */
   readonly isFull: boolean;
+  /**
+   * Pages of memory given back to the system by calls of this object, each about a page's work beside
+   * what the calls cost otherwise. Wraps at 32 bits.
+   */
+  readonly punchedPages: number;
   /** Stores the 4096 bytes at `offset` of `window`. */
   writePage(
     slot: number,

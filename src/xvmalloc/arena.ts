@@ -113,6 +113,8 @@ export class Arena {
   /** Undefined where one thread alone uses the arena. */
   readonly #lock: SpinLock | undefined;
   #refusedBy: Refuser = 'memory';
+  /** Pages that this object has given back to the system; wraps at 32 bits. */
+  punchedPages = 0;
 
   /**
    * `file`: of `pages` × 4096 bytes, all holes; `state`: zeroed, or that of an arena which another
@@ -461,6 +463,7 @@ export class Arena {
       from = end;
     }
     const count = popCount(spare);
+    this.punchedPages = (this.punchedPages + count) | 0;
     this.#states[block] = state & ~(spare << 16);
     this.#shared[SHARED.sparePages]! -= count;
     this.#gauges[ARENA_GAUGE.reservedPages]! -= count;

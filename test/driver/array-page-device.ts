@@ -12,6 +12,9 @@ const PAGE_BYTES = 4096;
 export class ArrayPageDevice<W extends Window = Window> implements PageDevice<W> {
   readonly slots: number;
   readonly isFull = false;
+  /** What freePage() counts up by, for each. */
+  punchedByFree = 0;
+  punchedPages = 0;
   readonly bytes: Uint8Array;
   /** Calls in order, as `write 3`, for tests about what reaches the device. */
   readonly calls: string[] = [];
@@ -44,6 +47,7 @@ export class ArrayPageDevice<W extends Window = Window> implements PageDevice<W>
 
   freePage(slot: number): PageResult {
     this.#record('free', slot);
+    this.punchedPages += this.punchedByFree;
     this.page(slot).fill(0);
     return PAGE_DONE;
   }

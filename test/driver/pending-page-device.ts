@@ -49,6 +49,10 @@ export class PendingPageDevice implements PageDevice<PageWindow> {
     return this.#waiting.length;
   }
 
+  get punchedPages(): number {
+    return this.pages.punchedPages;
+  }
+
   get isFull(): boolean {
     return this.#waiting.length >= this.capacity;
   }

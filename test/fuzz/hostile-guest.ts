@@ -232,6 +232,7 @@ function areasOf({ start, bytes }: Plan): Area[] {
 export class CheckedStore implements PageDevice<PageWindow> {
   readonly slots: number;
   readonly isFull = false;
+  readonly punchedPages = 0;
   /** Since startTurn(). */
   moved = 0;
   cleared = 0;

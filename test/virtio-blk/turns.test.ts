@@ -7,6 +7,7 @@ import { VIRTQ_DESC_F_NEXT as NEXT } from '../../src/virtio/split-ring.ts';
 import {
   VIRTIO_BLK_S_OK as OK,
   VIRTIO_BLK_T_DISCARD,
+  VIRTIO_BLK_T_FLUSH,
   VIRTIO_BLK_T_IN,
   VIRTIO_BLK_T_WRITE_ZEROES,
 } from '../../src/virtio-blk/protocol.ts';
@@ -58,6 +59,61 @@ describe('serving in turns', () => {
     }
     expect(turns).toBeGreaterThan(5);
     expect(device.calls).toEqual(Array.from({ length: 1021 }, (_, i) => `free ${i + 1}`));
+    expect(local.driver.complete()).toMatchObject([{ status: OK }]);
+  });
+
+  it('a page that is zeroed in part costs two of a turn, one that is not zeroed costs little', () => {
+    const { device, local } = openArray();
+    const sector = (i: number) => ({ sector: 8 * i + 1, sectors: 1 });
+    const ranges = Array.from({ length: 16 }, (_, i) => sector(i));
+    for (let i = 0; i < 8; i++) {
+      local.driver.submit(clear(VIRTIO_BLK_T_WRITE_ZEROES, ranges));
+    }
+    local.driver.flush();
+    for (let before = 0; local.queue.serve(64) <= 0; before = device.calls.length) {
+      expect(device.calls.length - before).toBeLessThanOrEqual(32);
+    }
+    expect(device.calls.filter((call) => call.startsWith('part'))).toHaveLength(8 * 16);
+    local.driver.submit(clear(VIRTIO_BLK_T_DISCARD, ranges));
+    local.driver.flush();
+    expect(local.queue.serve(64)).toBe(64 - 2);
+    expect(local.driver.complete()).toHaveLength(9);
+  });
+
+  it('frees that give memory back to the system cost what that costs', () => {
+    const { device, local } = openArray();
+    device.punchedByFree = 1;
+    local.driver.submit(clear(VIRTIO_BLK_T_DISCARD, [{ sector: 0, sectors: 8000 }]));
+    local.driver.flush();
+    let turns = 0;
+    for (let before = 0; local.queue.serve(64) <= 0; before = device.calls.length) {
+      turns++;
+      expect(device.calls.length - before).toBeLessThanOrEqual(64);
+    }
+    expect(turns).toBeGreaterThan(15);
+    expect(device.calls).toHaveLength(1000);
+    // A block of them at once: it is one free that ends the turn, not sixteen.
+    device.punchedByFree = 16;
+    local.driver.submit(clear(VIRTIO_BLK_T_DISCARD, [{ sector: 0, sectors: 64 }]));
+    local.driver.flush();
+    local.queue.serve(4);
+    expect(device.calls).toHaveLength(1001);
+  });
+
+  it.each([
+    [2, 1],
+    [63, 1],
+    [64, 2],
+    [1000, 16],
+  ])('a request of %i segments costs %i of a turn', (segments, pages) => {
+    const { local } = openArray();
+    const writable = Array.from({ length: segments - 1 }, () => ({ bytes: 1 }));
+    local.driver.submit(
+      { type: VIRTIO_BLK_T_FLUSH, sector: 0, inBytes: segments - 2 },
+      { readable: [{ bytes: 16 }], writable, indirectFrom: 0 },
+    );
+    local.driver.flush();
+    expect(local.queue.serve(64)).toBe(64 - pages);
     expect(local.driver.complete()).toMatchObject([{ status: OK }]);
   });
 

@@ -395,6 +395,7 @@ describe('memory given back', () => {
       const blocks = Array.from({ length: 100 }, () => arena.allocateBlock(1));
       for (const page of pages.slice(0, 1024)) arena.freePage(page);
       expect(arena.sparePages).toBe(1024);
+      expect(arena.punchedPages).toBe(0);
       for (const page of pages.slice(1024)) arena.freePage(page);
       for (const block of blocks) {
         arena.freeBlock(block);
@@ -402,6 +403,7 @@ describe('memory given back', () => {
         expect(pagesHeldBy(fd)).toBe(arena.usedPages + arena.sparePages + 1);
       }
       expect(arena.sparePages).toBeGreaterThan(1024 - 16);
+      expect(arena.punchedPages).toBe(3007 + 1600 - arena.sparePages);
     });
   });
 });

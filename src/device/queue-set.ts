@@ -184,10 +184,10 @@ export class QueueSet implements DeviceQueues {
   serve(): boolean {
     const start = turnClock.micros;
     const backed = this.#backed;
-    this.hasServed = backed?.hasEnded() === true;
-    if (this.hasServed) backed!.reap();
     const served = this.#served;
     let left = TURN_PAGES;
+    this.hasServed = backed?.hasEnded() === true;
+    if (this.hasServed) left -= backed!.reap(TURN_PAGES);
     let at = this.#first;
     for (let i = 0; i < served.length && left > 0; i++) {
       if (at >= served.length) at = 0;

@@ -11,7 +11,9 @@
  *
  * An operation on a slot with I/O under way waits for it, in order (page-operations.ts); but a page
  * that is being moved out is still in memory, and reads find it there. I/O goes through staging pages
- * of a window of its own; an operation that finds none free is starved until one is given back.
+ * of a window of its own; an operation that finds none free is starved until one is given back. One I/O
+ * may be waited for by thousands of operations, each as much work as any other: they are carried out
+ * within the budget of a turn, and the first of a slot that is left is ready until the next.
  *
  * Each page that is written has its checksum kept in memory: what comes back from the swap is that
  * page or an error, whatever happened to the file meanwhile.
@@ -31,6 +33,7 @@ import { PAGE_BYTES } from '../base/units.ts';
 import { sooner } from '../base/wait.ts';
 import { copyBetween, WINDOW_BOUNCE_OFFSET, WINDOW_WORK_BYTES } from '../memory/window.ts';
 import { MOVES_MAX, MoveOut, type Mover } from './move-out.ts';
+import { OperationFifo } from './operation-fifo.ts';
 import { PageOperations } from './page-operations.ts';
 import { KEEP_ANY, KEEP_COMPRESSED, KEEP_FILLED, type PageStore } from './page-store.ts';
 import { copyPage, type PageWindow } from './page-window.ts';
@@ -46,6 +49,8 @@ export const BACKED_INCOMPRESSIBLE_BYTES = PAGE_BYTES / 2;
 const USEFUL_PAGE_BYTES = (PAGE_BYTES / 16) * 15;
 /** Every page of every request that a ring of 128 can hold: then a full table is a rare guest's. */
 const OPERATIONS_MAX = 16384;
+/** Carried out between two looks at the clock, where the end of all is waited for. */
+const AWAITED_OPERATIONS = 64;
 /** Pages in I/O at once: 2 MiB. */
 export const STAGING_PAGES = 512;
 /** In the staging window: for a page that comes from memory, on its way to a client. */
@@ -80,10 +85,12 @@ export class BackedStore implements PageIoOwner, Mover {
   readonly #moveOut: MoveOut;
   readonly #operations = new PageOperations(OPERATIONS_MAX);
   readonly #operationOf = new Int32Array(STAGING_PAGES);
-  /** Operations that want a staging page, first come first served. */
-  readonly #starved = new Int32Array(OPERATIONS_MAX);
-  #firstStarved = 0;
-  #starvedCount = 0;
+  /** Operations that want a staging page. */
+  readonly #starved = new OperationFifo(OPERATIONS_MAX);
+  /** Operations that nothing keeps from being carried out: each the first of its slot. */
+  readonly #ready = new OperationFifo(OPERATIONS_MAX);
+  /** How many operations that have waited may still be carried out in this turn. */
+  #left = 0;
   readonly #reported = { read: false, write: false, damage: false };
 
   constructor({ memory, pages, window, headerSlots, memlimitBytes }: BackedStoreOptions) {
@@ -120,13 +127,24 @@ export class BackedStore implements PageIoOwner, Mover {
     this.#pages.woken();
   }
 
+  /** Whether reap() has something to do: I/O has ended, or what waited for some is left. */
   hasEnded(): boolean {
-    return this.#pages.hasEnded();
+    return this.#ready.count > 0 || this.#mayFeed || this.#pages.hasEnded();
   }
 
-  /** Ends the operations whose I/O has ended. */
-  reap(): void {
-    this.#pages.reap(this);
+  /**
+   * Ends the operations whose I/O has ended, and carries out up to `budget` of those that have waited;
+   * how many. All of the budget: there may be more.
+   */
+  reap(budget: number): number {
+    this.#left = budget;
+    // Once round: what a slot has left after its turn comes behind the others' again.
+    for (let i = this.#ready.count; i > 0 && this.#left > 0; i--) {
+      this.#advance(this.#ready.shift());
+    }
+    this.#feedStarved();
+    if (this.#left > 0) this.#pages.reap(this);
+    return budget - this.#left;
   }
 
   /** Blocks until all operations have ended, at most `millis`; whether they have. Cold path. */
@@ -140,7 +158,7 @@ export class BackedStore implements PageIoOwner, Mover {
   awaitEnded(millis: number): void {
     this.flush();
     if (!this.hasEnded()) this.#pages.awaitEnded(millis);
-    this.reap();
+    this.reap(AWAITED_OPERATIONS);
     this.flush();
   }
 
@@ -245,14 +263,24 @@ export class BackedStore implements PageIoOwner, Mover {
   abandon(client: PageClient<PageWindow>): void {
     const operations = this.#operations;
     operations.removeWaiting(client);
-    for (let i = this.#starvedCount; i > 0; i--) {
-      const op = this.#shiftStarved();
-      // Its data was the client's to give: it ends here, and the next one of the slot begins.
-      if (operations.client[op] === client) this.#advance(operations.removeFirst(op));
-      else this.#starve(op);
-    }
+    this.#dropFirsts(this.#starved, client);
+    this.#dropFirsts(this.#ready, client);
     for (let op = 0; op < operations.capacity; op++) {
       if (operations.client[op] === client) operations.client[op] = undefined;
+    }
+  }
+
+  /** Of operations that are the first of their slot; the next one's turn has come. Cold path. */
+  #dropFirsts(fifo: OperationFifo, client: PageClient<PageWindow>): void {
+    const operations = this.#operations;
+    for (let i = fifo.count; i > 0; i--) {
+      const op = fifo.shift();
+      if (operations.client[op] !== client) {
+        fifo.push(op);
+        continue;
+      }
+      const next = operations.removeFirst(op);
+      if (next !== NONE) this.#ready.push(next);
     }
   }
 
@@ -451,10 +479,18 @@ export class BackedStore implements PageIoOwner, Mover {
     this.#advance(this.#end(op, isDone));
   }
 
-  /** Begins the first operation of a slot, and the next if it ends at once, and so on. */
+  /**
+   * Begins the first operation of a slot, and the next if it ends at once, and so on, as far as the
+   * budget goes.
+   */
   #advance(first: number): void {
     let op = first;
     while (op !== NONE) {
+      if (this.#left <= 0) {
+        this.#ready.push(op);
+        return;
+      }
+      this.#left--;
       const result = this.#carryOut(op);
       if (result === PAGE_PENDING) return;
       op = this.#end(op, result === PAGE_DONE);
@@ -476,23 +512,16 @@ export class BackedStore implements PageIoOwner, Mover {
   }
 
   #starve(op: number): PageResult {
-    const at = (this.#firstStarved + this.#starvedCount) & (OPERATIONS_MAX - 1);
-    this.#starved[at] = op;
-    this.#starvedCount++;
+    this.#starved.push(op);
     return PAGE_PENDING;
   }
 
-  #shiftStarved(): number {
-    const op = this.#starved[this.#firstStarved]!;
-    this.#firstStarved = (this.#firstStarved + 1) & (OPERATIONS_MAX - 1);
-    this.#starvedCount--;
-    return op;
+  get #mayFeed(): boolean {
+    return this.#starved.count > 0 && this.#pages.freeStaging > 0;
   }
 
   #feedStarved(): void {
-    while (this.#starvedCount > 0 && this.#pages.freeStaging > 0) {
-      this.#advance(this.#shiftStarved());
-    }
+    while (this.#mayFeed && this.#left > 0) this.#advance(this.#starved.shift());
   }
 
   // ── Mover ─────────────────────────────────────────────────────────────────────────────────────
@@ -516,7 +545,7 @@ export class BackedStore implements PageIoOwner, Mover {
 
   /** Guests come first: moving takes neither the last staging pages nor the last records. */
   get mayMove(): boolean {
-    return this.#pages.freeStaging > MOVES_MAX && this.#starvedCount === 0 && !this.isFull;
+    return this.#pages.freeStaging > MOVES_MAX && this.#starved.count === 0 && !this.isFull;
   }
 
   startMove(slot: number): number {

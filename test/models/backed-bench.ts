@@ -149,9 +149,9 @@ export class BackedBench {
     for (let round = 0; ; round++) {
       if (round > 10_000) throw new Error('it never comes to an end');
       this.store.flush();
-      if (this.io.inFlight.length === 0 && !this.io.hasEnded()) break;
+      if (this.io.inFlight.length === 0 && !this.store.hasEnded()) break;
       for (const io of [...this.io.inFlight]) this.io.end(io, result);
-      this.store.reap();
+      this.store.reap(64);
     }
     if (this.inFlight > 0) throw new Error(`${this.inFlight} operations hang`);
   }

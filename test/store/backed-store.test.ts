@@ -542,7 +542,7 @@ describe('random operations equal the model', () => {
             isBad ? random.pick([-EIO, 512, 0]) : undefined,
           );
         }
-        bench.store.reap();
+        bench.store.reap(random.between(1, 64));
         if (random.rarely(40)) bench.store.memlimitBytes = random.pick([1, 4, 64, 256]) * PAGE;
         if (random.rarely(4)) bench.store.maintain(i * 5000);
         if (random.rarely(100)) {

@@ -8,6 +8,7 @@
 
 import { assert } from '../base/assert.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
+import { monotonicMicros } from '../native/clock.ts';
 import { closeFd } from '../native/fd.ts';
 import { isPeerGone } from '../native/socket.ts';
 import { Connection, type ConnectionState } from './connection.ts';
@@ -67,6 +68,8 @@ interface Reply {
 
 /** A front end that never stops talking shares the thread with the others. */
 const MESSAGES_PER_POLL = 64;
+/** A message may have to wait for another thread, or map memory: none is begun after so long. */
+const POLL_MICROS = 500;
 
 /**
  * The device behind a session. Methods throw RequestError (or RefusedError, SystemError: anything
@@ -170,17 +173,19 @@ export class BackendSession {
   }
 
   /**
-   * Handles messages that are there, a bounded number; none behind one that has to wait. Returns false
-   * when the front end has closed the connection. Throws ProtocolError when it must be dropped; its
+   * Handles messages that are there, a bounded number, for a bounded time; none behind one that has to
+   * wait. What is left stays in the socket, which goes on being readable. Returns false when the front end has closed the connection. Throws ProtocolError when it must be dropped; its
    * message says why.
    */
   poll(): boolean {
+    const start = monotonicMicros();
     for (let i = 0; i < MESSAGES_PER_POLL; i++) {
       const message = this.#waiting ?? this.#connection.receive();
       if (message === undefined) return true;
       if (message === 'closed') return false;
       this.#handle(message);
       if (this.isWaiting) return !isPeerGone(this.fd);
+      if (((monotonicMicros() - start) | 0) >= POLL_MICROS) return true;
     }
     return true;
   }

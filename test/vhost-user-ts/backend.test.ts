@@ -511,3 +511,20 @@ describe('a session that another process goes on with', () => {
     expect(frontEnd.getBase(0), 'the only answer').toBe(1000);
   });
 });
+
+it('begins no further message when those before it took long; the rest stays in the socket', () => {
+  const done: number[] = [];
+  handler.setVringNum = (index) => {
+    done.push(index);
+    const start = performance.now();
+    while (performance.now() - start < 0.6);
+  };
+  const numbers = [0, 1, 2];
+  for (const index of numbers) {
+    frontEnd.send(VHOST_USER.SET_VRING_NUM, encodeVringState({ index, num: 128 }));
+  }
+  for (const index of numbers) {
+    expect(session.poll()).toBe(true);
+    expect(done).toEqual(numbers.slice(0, index + 1));
+  }
+});

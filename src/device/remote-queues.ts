@@ -16,6 +16,8 @@ import type { ThreadCaller } from './thread-call.ts';
 export class RemoteQueues implements DeviceQueues {
   readonly #thread: ThreadCaller<QueueCall>;
   readonly #device: string;
+  /** A ring may have been enabled since none was: before that nobody needs to ask. */
+  #mayServe = false;
 
   /** Makes the set in that thread. */
   constructor(thread: ThreadCaller<QueueCall>, options: QueueSetOptions) {
@@ -91,6 +93,7 @@ export class RemoteQueues implements DeviceQueues {
   }
 
   setVringKick(index: number, fd: number | undefined, terms: RingTerms): void {
+    if (terms.startsEnabled) this.#mayServe = true;
     this.#call('setVringKick', index, fd, terms);
   }
 
@@ -103,11 +106,13 @@ export class RemoteQueues implements DeviceQueues {
   }
 
   setVringEnable(index: number, isEnabled: boolean): void {
+    if (isEnabled) this.#mayServe = true;
     this.#call('setVringEnable', index, isEnabled);
   }
 
   disableRings(): void {
     this.#call('disableRings');
+    this.#mayServe = false;
   }
 
   resetRings(): void {
@@ -115,7 +120,7 @@ export class RemoteQueues implements DeviceQueues {
   }
 
   isServing(): boolean {
-    return this.#call('isServing');
+    return this.#mayServe && this.#call('isServing');
   }
 
   grow(slots: number): void {
@@ -131,11 +136,13 @@ export class RemoteQueues implements DeviceQueues {
   }
 
   restore(rings: readonly RingState[]): void {
+    this.#mayServe = true;
     this.#call('restore', rings);
   }
 
   close(): void {
     this.#call('close');
+    this.#mayServe = false;
   }
 
   #call<M extends keyof DeviceQueues>(

@@ -7,6 +7,7 @@ import { readSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
 import { RefusedError } from '../../src/base/errors.ts';
 import type { QueueCall } from '../../src/device/orders.ts';
+import { RemoteQueues } from '../../src/device/remote-queues.ts';
 import type { ThreadCaller } from '../../src/device/thread-call.ts';
 import { EPOLLIN, Epoll } from '../../src/native/epoll.ts';
 import { createEventFd, signalEventFd } from '../../src/native/eventfd.ts';
@@ -32,6 +33,35 @@ const cleanUps: (() => unknown)[] = [];
 
 afterEach(async () => {
   for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
+});
+
+it('another thread is not asked whether it serves a ring before one may be enabled', () => {
+  const asked: string[] = [];
+  const caller = {
+    call(call: QueueCall) {
+      if (call.kind === 'queues') asked.push(call.method);
+      return true;
+    },
+  } as unknown as ThreadCaller<QueueCall>;
+  const queues = new RemoteQueues(caller, { name: 'ramzswap0', queueCount: 2 });
+  const terms = { eventIdx: true, indirect: true, startsEnabled: false };
+  expect(queues.isServing()).toBe(false);
+  queues.setVringKick(1, undefined, terms);
+  queues.setVringEnable(1, false);
+  expect(queues.isServing()).toBe(false);
+  expect(asked).not.toContain('isServing');
+  for (const enable of [
+    () => queues.setVringEnable(1, true),
+    () => queues.setVringKick(1, undefined, { ...terms, startsEnabled: true }),
+    () => queues.restore([]),
+  ]) {
+    enable();
+    asked.length = 0;
+    expect(queues.isServing()).toBe(true);
+    expect(asked).toEqual(['isServing']);
+    queues.close();
+    expect(queues.isServing()).toBe(false);
+  }
 });
 
 function threadOf(): QueueThread {

@@ -40,6 +40,8 @@ const TURN_PAGES = 64;
 const COUNTED_MICROS = 1000;
 /** How long guest memory stays mapped in after the last request. */
 const FORGET_AFTER_MICROS = 500_000;
+/** Between two turns it is dropped for so long, and a step. */
+const FORGET_MICROS = 100;
 
 /** A ring that is stopped: pages of its requests between two looks at the clock, ... */
 const FINISH_PAGES = 64;
@@ -266,7 +268,10 @@ export class QueueSet implements DeviceQueues {
     if (!this.#isGuestResident) return storeWait;
     const wait = FORGET_AFTER_MICROS - ((now - this.#lastWork) | 0);
     if (wait > 0) return sooner(storeWait, Math.ceil(wait / 1000));
-    this.#isGuestResident = this.#memory.forgetResidentStep();
+    const start = monotonicMicros();
+    // Where nothing is resident a step takes next to no time, and a large guest has many.
+    do this.#isGuestResident = this.#memory.forgetResidentStep();
+    while (this.#isGuestResident && ((monotonicMicros() - start) | 0) < FORGET_MICROS);
     return this.#isGuestResident ? 0 : storeWait;
   }
 

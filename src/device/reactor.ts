@@ -24,15 +24,13 @@ import { PollPolicy } from './poll-policy.ts';
 import type { QueueSet } from './queue-set.ts';
 import type { ReportKind, ReportLevel } from './reports.ts';
 import type { KickWatcher } from './ring.ts';
+import { Upkeep } from './upkeep.ts';
 
 /** While the rings keep it busy, every so many turns it looks at sockets, orders and upkeep. */
 const TURNS_PER_LOOK = 8;
 /** Looks at the rings between two looks at the clock. */
 const LOOKS_PER_CLOCK = 32;
-/** Sleep no longer than this when a ring cannot be kicked. */
-const POLLED_RING_MILLIS = 1;
-
-/** And no longer than this while a message of a front end waits for I/O. */
+/** Sleep no longer than this while a message of a front end waits for I/O. */
 const WAITING_SESSION_MILLIS = 1;
 
 const ACCEPT_PAUSE_MICROS = 500_000;
@@ -71,6 +69,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
   readonly #served: QueueSet[] = [];
   readonly #endpoints: Endpoint[] = [];
   readonly #policy = new PollPolicy();
+  readonly #upkeep = new Upkeep();
   /** Whose rings had something to do last, when they were served or looked at: who is polled for. */
   #lastBusy: QueueSet | undefined;
   #isStopping = false;
@@ -196,6 +195,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
   #answer(): void {
     if (this.#urgent === undefined || Atomics.load(this.#urgent, 0) === 0) return;
     this.#events.takeOrders();
+    this.#upkeep.note();
     turnClock.read();
   }
 
@@ -212,7 +212,10 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     for (let i = 0; i < this.#served.length; i++) {
       const queues = this.#served[i]!;
       if (queues.serve()) hasMore = true;
-      if (queues.hasServed) this.#lastBusy = queues;
+      if (queues.hasServed) {
+        this.#lastBusy = queues;
+        this.#upkeep.note();
+      }
       this.#answer();
     }
     return hasMore;
@@ -266,17 +269,13 @@ export class Reactor implements KickWatcher, CompletionWatcher {
   /** HOT PATH: no allocation. A step of all upkeep; how long a sleep may last. */
   #maintain(now: number): number {
     this.#answer();
-    let millis = this.#lookAgain(now);
-    for (let i = 0; i < this.#served.length; i++) {
-      const queues = this.#served[i]!;
-      millis = sooner(millis, queues.maintain(now));
-      if (queues.mustPoll()) millis = sooner(millis, POLLED_RING_MILLIS);
-    }
-    return sooner(millis, this.#events.maintain?.() ?? -1);
+    const millis = sooner(this.#lookAgain(now), this.#events.maintain?.() ?? -1);
+    return sooner(millis, this.#upkeep.step(this.#served, now));
   }
 
   #dispatch(timeoutMillis: number): void {
     const count = this.#epoll.wait(timeoutMillis);
+    if (count > 0) this.#upkeep.note();
     for (let i = 0; i < count; i++) {
       // A handler may have ended what a later event of the same wait is about.
       this.#handlers.get(this.#epoll.token(i))?.();

@@ -26,8 +26,8 @@ import { WINDOW_BYTES_MAX, WINDOW_WORK_BYTES, type Window } from './window.ts';
 
 const PART_BYTES = 2 ** 30;
 const OVERLAP_BYTES = 2 ** 20;
-/** 16,384 page-table entries: well below a millisecond. */
-const FORGET_STEP_BYTES = 2 ** 26;
+/** 1024 page-table entries, of pages that are all there: half a millisecond on a slow host. */
+const FORGET_STEP_BYTES = 2 ** 22;
 /**
  * Windows come in multiples of this (address space, not memory): small regions share them, and
  * whatever sizes a front end adds and removes, few windows serve them all again.

@@ -75,6 +75,7 @@ const TESTED_ELSEWHERE: Record<string, string> = {
   'control/paths.ts': 'device/daemon.test.ts',
   'control/version.ts': 'device/daemon.test.ts',
   'control/take-over.ts': 'device/take-over.test.ts',
+  'native/aio-abi.ts': 'tables: native/linux-aio.test.ts',
   'device/device-terms.ts': 'types only',
   'device/disk.ts': 'device/resetting.test.ts',
   'device/meeting.ts': 'device/new-guest.test.ts',

@@ -3,8 +3,9 @@
  * (memory/dirty-log.ts). Here are the descriptors, for a process that takes the session over.
  */
 
-import { closeFd, discardFds, duplicateFd, setNonBlocking } from '../native/fd.ts';
+import { closeFd, discardFds, duplicateFd } from '../native/fd.ts';
 import type { LogDescription } from '../vhost-user-ts/index.ts';
+import { takeEventFd } from './event-fds.ts';
 import type { DeviceQueues } from './queue-set.ts';
 
 /** What another process needs of it; descriptors stay whose they are. */
@@ -49,12 +50,7 @@ export class SessionLog {
 
   /** SET_LOG_FD; `fd` is this one's now. */
   setFd(fd: number): void {
-    try {
-      setNonBlocking(fd);
-    } catch (error) {
-      closeFd(fd);
-      throw error;
-    }
+    takeEventFd('SET_LOG_FD', fd);
     this.#replaceFd(fd);
   }
 

@@ -13,9 +13,10 @@
 import { errnoText, SystemError } from '../base/errors.ts';
 import { sooner } from '../base/wait.ts';
 import { involuntarySwitches, monotonicMicros, turnClock } from '../native/clock.ts';
-import { EPOLLIN, EPOLLRDHUP, Epoll } from '../native/epoll.ts';
+import { EPOLLET, EPOLLIN, EPOLLRDHUP, Epoll } from '../native/epoll.ts';
 import { drainEventFd } from '../native/eventfd.ts';
 import { closeFd, setNonBlocking } from '../native/fd.ts';
+import { preparePeerSignals } from '../native/peer-eventfd.ts';
 import { acceptConnection, isPeerGone, listenAgain, peerProcessId } from '../native/socket.ts';
 import { ProtocolError } from '../vhost-user-ts/index.ts';
 import type { BlockDevice } from './block-device.ts';
@@ -80,6 +81,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     this.#wakeFd = wakeFd;
     this.#events = events;
     this.#urgent = events.urgent;
+    preparePeerSignals();
     this.#watch(wakeFd, () => {
       drainEventFd(wakeFd);
       events.takeOrders();
@@ -150,11 +152,15 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     return endpoint;
   }
 
+  /**
+   * Every kick is told once and none is read: the front end may have taken it back meanwhile, and then
+   * a read would wait for the next. What counts is that one came: rings are looked at before a sleep.
+   */
   watchKick(fd: number): void {
-    this.#watch(fd, () => {
-      if (!drainEventFd(fd)) this.#unwatch(fd);
+    const sawKick = () => {
       this.#sawKick = true;
-    });
+    };
+    this.#watch(fd, sawKick, EPOLLIN | EPOLLET);
   }
 
   unwatchKick(fd: number): void {
@@ -282,8 +288,8 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     }
   }
 
-  #watch(fd: number, handler: () => void): void {
-    this.#epoll.add(fd, EPOLLIN | EPOLLRDHUP, fd);
+  #watch(fd: number, handler: () => void, events = EPOLLIN | EPOLLRDHUP): void {
+    this.#epoll.add(fd, events, fd);
     this.#handlers.set(fd, handler);
   }
 

@@ -9,14 +9,15 @@
  */
 
 import { SystemError } from '../base/errors.ts';
-import { signalEventFd } from '../native/eventfd.ts';
-import { closeFd, setNonBlocking } from '../native/fd.ts';
+import { closeFd } from '../native/fd.ts';
+import { signalPeerEventFd } from '../native/peer-eventfd.ts';
 import type { PageWindow } from '../store/page-window.ts';
 import { RequestError, VHOST_VRING_F_LOG, type VringAddress } from '../vhost-user-ts/index.ts';
 import type { InflightRegion } from '../virtio/inflight.ts';
 import { VIRTQ_ALIGN, VIRTQ_SIZE_MAX } from '../virtio/split-ring.ts';
 import type { RingAddresses } from '../virtio/virtqueue.ts';
 import type { BlockQueue } from '../virtio-blk/block-queue.ts';
+import { takeEventFd } from './event-fds.ts';
 
 /** What the reactor does for a ring: watch its kick descriptor. */
 export interface KickWatcher {
@@ -159,6 +160,7 @@ export class Ring {
     features: RingFeatures,
     inflight: InflightRegion | undefined,
   ): void {
+    if (fd !== undefined) takeEventFd(this.#where('SET_VRING_KICK'), fd);
     this.#dropKick();
     if (fd !== undefined) this.#adoptKick(fd);
     if (this.#isStarted) return;
@@ -177,18 +179,17 @@ export class Ring {
   }
 
   setCall(fd: number | undefined): void {
+    if (fd !== undefined) takeEventFd(this.#where('SET_VRING_CALL'), fd);
     if (this.#callFd !== undefined) closeFd(this.#callFd);
     this.#callFd = fd;
-    if (fd === undefined) return;
-    setNonBlocking(fd);
     // What was signalled on the old descriptor may be lost: one interrupt too many is harmless.
-    if (this.#isStarted) this.signalCall();
+    if (fd !== undefined && this.#isStarted) this.signalCall();
   }
 
   setErr(fd: number | undefined): void {
+    if (fd !== undefined) takeEventFd(this.#where('SET_VRING_ERR'), fd);
     if (this.#errFd !== undefined) closeFd(this.#errFd);
     this.#errFd = fd;
-    if (fd !== undefined) setNonBlocking(fd);
   }
 
   setEnabled(isEnabled: boolean): void {
@@ -287,11 +288,11 @@ export class Ring {
 
   /** HOT PATH: no allocation. */
   signalCall(): void {
-    if (this.#callFd !== undefined) signalEventFd(this.#callFd);
+    if (this.#callFd !== undefined) signalPeerEventFd(this.#callFd);
   }
 
   signalErr(): void {
-    if (this.#errFd !== undefined) signalEventFd(this.#errFd);
+    if (this.#errFd !== undefined) signalPeerEventFd(this.#errFd);
   }
 
   /** To its beginning, but for the descriptors to signal: they are sent once a session. */
@@ -324,7 +325,6 @@ export class Ring {
 
   #adoptKick(fd: number): void {
     try {
-      setNonBlocking(fd);
       this.#watcher.watchKick(fd);
     } catch (error) {
       closeFd(fd);
@@ -345,7 +345,11 @@ export class Ring {
   }
 
   #error(request: string, what: string): RequestError {
-    return new RequestError(`${request}: ring ${this.index}: ${what}`);
+    return new RequestError(`${this.#where(request)}: ${what}`);
+  }
+
+  #where(request: string): string {
+    return `${request}: ring ${this.index}`;
   }
 }
 

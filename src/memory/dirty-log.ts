@@ -20,8 +20,8 @@
 import { fstatSync } from 'node:fs';
 import { RefusedError } from '../base/errors.ts';
 import { PAGE_BYTES, roundUp } from '../base/units.ts';
-import { signalEventFd } from '../native/eventfd.ts';
 import { mapAnonymousOver, mapFileOver } from '../native/mapping.ts';
+import { signalPeerEventFd } from '../native/peer-eventfd.ts';
 import { WINDOW_BYTES_MAX, Window } from './window.ts';
 
 /** VHOST_LOG_PAGE: whatever the guest's own pages are. */
@@ -113,7 +113,7 @@ export class DirtyLog {
       }
       const mask = 1 << bit;
       const before = Atomics.or(this.#u8, at, mask);
-      if (this.eventFd !== undefined && (before & mask) === 0) signalEventFd(this.eventFd);
+      if (this.eventFd !== undefined && (before & mask) === 0) signalPeerEventFd(this.eventFd);
       bit++;
       if (bit === PAGES_PER_BYTE) {
         bit = 0;

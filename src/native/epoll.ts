@@ -11,6 +11,8 @@ export const EPOLLIN = 0x001;
 export const EPOLLERR = 0x008;
 export const EPOLLHUP = 0x010;
 export const EPOLLRDHUP = 0x2000;
+/** Told once for each time that something comes, whether or not it is taken. */
+export const EPOLLET = 2 ** 31;
 
 const EPOLL_CTL_ADD = 1;
 const EPOLL_CTL_DEL = 2;
@@ -34,7 +36,7 @@ export class Epoll {
   readonly #events = new DataView(this.#bytes.buffer);
   readonly #control = new Uint8Array(new ArrayBuffer(16));
 
-  /** Watches `fd`, level triggered. The kernel refuses what cannot be polled, such as plain files. */
+  /** Watches `fd`, level triggered without EPOLLET. The kernel refuses what cannot be polled, such as plain files. */
   add(fd: number, events: number, token: number): void {
     const event = new DataView(this.#control.buffer);
     event.setUint32(0, events, true);

@@ -1,14 +1,15 @@
 /**
- * eventfd: create, signal, drain. Signalling never blocks: a peer's fd is set non-blocking when it
- * arrives, and a counter that is full already says what we wanted to say.
+ * eventfd: create, signal, drain, tell from others. Those made here never wait. A peer's may, whatever
+ * its flags were a moment ago: peer-eventfd.ts signals them, and nobody reads them.
  */
 
-import { checked, lastErrno, libcFunction } from './libc.ts';
+import { readlinkSync } from 'node:fs';
+import { checked, libcFunction } from './libc.ts';
 
 const EFD_CLOEXEC = 0o2000000;
 const EFD_NONBLOCK = 0o4000;
-const EINTR = 4;
-const EAGAIN = 11;
+/** No path: those begin with a slash. */
+const EVENTFD_NAME = 'anon_inode:[eventfd]';
 
 const c = {
   eventfd: libcFunction('int eventfd(unsigned int initval, int flags)'),
@@ -29,14 +30,25 @@ export function signalEventFd(fd: number): void {
   c.write(fd, one, 8);
 }
 
+/** HOT PATH: no allocation. Resets the counter; one that is 0 stays so. */
+export function drainEventFd(fd: number): void {
+  c.read(fd, drained, 8);
+}
+
 /**
- * HOT PATH: no allocation. Resets the counter. Returns whether the descriptor can still bring
- * anything: nothing to read now is no error, but a peer may have sent what is no eventfd at all, a
- * pipe whose other end is gone, say, which would wake us for ever.
+ * What a descriptor stands for, as /proc names it: `anon_inode:[eventfd]`, `pipe:[1234]`, a path.
+ * Undefined: not open, or there is no /proc.
  */
-export function drainEventFd(fd: number): boolean {
-  const count = c.read(fd, drained, 8);
-  if (count > 0) return true;
-  const errno = count === 0 ? 0 : lastErrno();
-  return errno === EAGAIN || errno === EINTR;
+function nameOf(fd: number): string | undefined {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`);
+  } catch {
+    return undefined;
+  }
+}
+
+/** What a descriptor is, for people, if it is no eventfd; undefined: it is one. */
+export function notAnEventFd(fd: number): string | undefined {
+  const name = nameOf(fd);
+  return name === EVENTFD_NAME ? undefined : (name ?? 'what /proc does not name');
 }

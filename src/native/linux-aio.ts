@@ -8,41 +8,24 @@
 
 import { SystemError } from '../base/errors.ts';
 import { PAGE_BYTES } from '../base/units.ts';
+import {
+  AIO_RING,
+  AIO_RING_MAGIC,
+  AIO_SYSCALLS,
+  aioCalls as c,
+  IO_EVENT,
+  IOCB,
+  IOCB_CMD,
+  IOCB_FLAG_RESFD,
+} from './aio-abi.ts';
 import { type AsyncIo, addressHalves, type IoPages, IoVectors } from './async-io.ts';
 import { createEventFd, drainEventFd, signalEventFd } from './eventfd.ts';
 import { closeFd } from './fd.ts';
-import { addressOf, lastErrno, libcFunction, viewAt } from './libc.ts';
+import { addressOf, lastErrno, viewAt } from './libc.ts';
 
-/** By process.arch: these numbers are older than the common table. */
-const SYSCALLS: Record<
-  string,
-  { setup: number; destroy: number; getevents: number; submit: number }
-> = {
-  x64: { setup: 206, destroy: 207, getevents: 208, submit: 209 },
-  arm64: { setup: 0, destroy: 1, getevents: 4, submit: 2 },
-};
-const IOCB_CMD = { PREAD: 0, PWRITE: 1, PREADV: 7, PWRITEV: 8 } as const;
-const IOCB_FLAG_RESFD = 1;
-/** struct iocb in words: data, key, rw_flags, opcode, fd, buffer, bytes, offset, …, flags, resfd. */
-const IOCB = { data: 0, opcode: 4, fildes: 5, buf: 6, nbytes: 8, offset: 10, flags: 14, resfd: 15 };
-const IOCB_WORDS = 16;
-/** struct io_event in words: data, obj, res, res2. */
-const EVENT = { data: 0, res: 4, WORDS: 8 };
-/** struct aio_ring, which user space may read: magic and indices. */
-const AIO_RING = { head: 2, tail: 3, magic: 4, BYTES: 32 } as const;
-const AIO_RING_MAGIC = 0xa10a10a1 | 0;
 const EINTR = 4;
 const EAGAIN = 11;
 const ENOSYS = 38;
-
-const c = {
-  setup: libcFunction('long syscall(long number, unsigned int events, void *context)'),
-  destroy: libcFunction('long syscall(long number, uint64_t context)'),
-  submit: libcFunction('long syscall(long number, uint64_t context, long count, void *iocbs)'),
-  getevents: libcFunction(
-    'long syscall(long number, uint64_t context, long min, long max, void *events, void *timeout)',
-  ),
-};
 
 export class LinuxAio implements AsyncIo {
   readonly name = 'Linux AIO';
@@ -52,7 +35,7 @@ export class LinuxAio implements AsyncIo {
 
   readonly #fileFd: number;
   readonly #vectors: IoVectors;
-  readonly #syscalls: (typeof SYSCALLS)[string];
+  readonly #syscalls: NonNullable<(typeof AIO_SYSCALLS)[string]>;
   /** An address below 2^47, so exact as a number. */
   readonly #context: number;
   readonly #ring: Int32Array;
@@ -74,7 +57,7 @@ export class LinuxAio implements AsyncIo {
 
   /** `fileFd` stays the caller's. Throws SystemError where the kernel has no more contexts. */
   constructor(fileFd: number, pages: IoPages, depth: number) {
-    const syscalls = SYSCALLS[process.arch];
+    const syscalls = AIO_SYSCALLS[process.arch];
     if (syscalls === undefined) throw new SystemError('io_setup', ENOSYS, process.arch);
     const context = new BigUint64Array(new ArrayBuffer(8));
     this.wakeFd = createEventFd();
@@ -89,14 +72,14 @@ export class LinuxAio implements AsyncIo {
     this.#fileFd = fileFd;
     this.depth = depth;
     this.#vectors = new IoVectors(pages, depth);
-    const iocbs = new Uint8Array(new ArrayBuffer(depth * IOCB_WORDS * 4));
+    const iocbs = new Uint8Array(new ArrayBuffer(depth * IOCB.WORDS * 4));
     this.#iocbs = new Int32Array(iocbs.buffer);
     const first = Number(addressOf(iocbs));
-    [this.#iocbLow, this.#iocbHigh] = addressHalves(first, IOCB_WORDS * 4, depth);
+    [this.#iocbLow, this.#iocbHigh] = addressHalves(first, IOCB.WORDS * 4, depth);
     this.#started = new Uint8Array(new ArrayBuffer(depth * 8));
     this.#startedWords = new Int32Array(this.#started.buffer);
     this.#startedIos = new Int32Array(depth);
-    this.#events = new Uint8Array(new ArrayBuffer(depth * EVENT.WORDS * 4));
+    this.#events = new Uint8Array(new ArrayBuffer(depth * IO_EVENT.WORDS * 4));
     this.#eventWords = new Int32Array(this.#events.buffer);
     this.#refused = new Int32Array(2 * depth);
   }
@@ -109,10 +92,10 @@ export class LinuxAio implements AsyncIo {
 
   start(io: number, isWrite: boolean, offsetLow: number, offsetHigh: number, count: number): void {
     const iocbs = this.#iocbs;
-    const at = io * IOCB_WORDS;
+    const at = io * IOCB.WORDS;
     const single = isWrite ? IOCB_CMD.PWRITE : IOCB_CMD.PREAD;
     const vectored = isWrite ? IOCB_CMD.PWRITEV : IOCB_CMD.PREADV;
-    for (let i = 0; i < IOCB_WORDS; i++) iocbs[at + i] = 0;
+    for (let i = 0; i < IOCB.WORDS; i++) iocbs[at + i] = 0;
     iocbs[at + IOCB.data] = io;
     iocbs[at + IOCB.opcode] = count === 1 ? single : vectored;
     iocbs[at + IOCB.fildes] = this.#fileFd;
@@ -161,10 +144,10 @@ export class LinuxAio implements AsyncIo {
       return this.#refused[2 * this.#refusedCount]!;
     }
     if (this.#nextEvent === this.#eventCount && !this.#takeEvents()) return -1;
-    const at = this.#nextEvent * EVENT.WORDS;
+    const at = this.#nextEvent * IO_EVENT.WORDS;
     this.#nextEvent++;
-    this.result = this.#eventWords[at + EVENT.res]!;
-    return this.#eventWords[at + EVENT.data]!;
+    this.result = this.#eventWords[at + IO_EVENT.res]!;
+    return this.#eventWords[at + IO_EVENT.data]!;
   }
 
   woken(): void {

@@ -8,9 +8,11 @@ import { fstatSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PAGE_BYTES } from '../../src/base/units.ts';
+import { libcFunction } from '../../src/native/libc.ts';
 
 const O_CLOEXEC = 0o2000000;
 const O_NONBLOCK = 0o4000;
+const fcntl = libcFunction('int fcntl(int fd, int command, long flags)');
 
 export const isRoot = process.getuid?.() === 0;
 
@@ -48,6 +50,18 @@ export function isCloseOnExec(fd: number): boolean {
 
 export function isNonBlocking(fd: number): boolean {
   return (flagsOf(fd) & O_NONBLOCK) !== 0;
+}
+
+/** An eventfd's counter, which is not read for that. */
+export function counterOf(fd: number): bigint {
+  const text = readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8');
+  return BigInt(`0x${/^eventfd-count:\s*([0-9a-f]+)$/m.exec(text)![1]!}`);
+}
+
+/** Reads and writes of this open file may wait, for all who hold it. */
+export function setBlocking(fd: number): void {
+  const F_SETFL = 4;
+  if (fcntl(fd, F_SETFL, flagsOf(fd) & ~O_NONBLOCK) !== 0) throw new Error('fcntl failed');
 }
 
 function flagsOf(fd: number): number {

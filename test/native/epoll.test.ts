@@ -4,7 +4,7 @@ import { openSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { SystemError } from '../../src/base/errors.ts';
-import { EPOLLHUP, EPOLLIN, EPOLLRDHUP, Epoll } from '../../src/native/epoll.ts';
+import { EPOLLET, EPOLLHUP, EPOLLIN, EPOLLRDHUP, Epoll } from '../../src/native/epoll.ts';
 import { createEventFd, drainEventFd, signalEventFd } from '../../src/native/eventfd.ts';
 import { closeFd } from '../../src/native/fd.ts';
 import { countOpenFds, withFolder } from '../models/descriptors.ts';
@@ -64,6 +64,18 @@ describe('wait', () => {
     expect(readyTokens()).toEqual([5]);
     drainEventFd(fd);
     expect(readyTokens()).toEqual([]);
+  });
+
+  it('reports each signal once with EPOLLET, also of a counter that nobody reads', () => {
+    const fd = eventFd();
+    signalEventFd(fd);
+    epoll.add(fd, EPOLLIN | EPOLLET, 5);
+    expect(readyTokens(), 'signalled before it was watched').toEqual([5]);
+    for (let i = 0; i < 3; i++) {
+      expect(readyTokens()).toEqual([]);
+      signalEventFd(fd);
+      expect(readyTokens()).toEqual([5]);
+    }
   });
 
   it('reports at most 64 at a time, and the others in turn', () => {

@@ -2,8 +2,13 @@
 
 import { openSync, readSync, writeSync } from 'node:fs';
 import { expect, it } from 'vitest';
-import { createEventFd, drainEventFd, signalEventFd } from '../../src/native/eventfd.ts';
-import { closeFd } from '../../src/native/fd.ts';
+import {
+  createEventFd,
+  drainEventFd,
+  notAnEventFd,
+  signalEventFd,
+} from '../../src/native/eventfd.ts';
+import { closeFd, createMemfd } from '../../src/native/fd.ts';
 import { socketPair } from '../../src/native/socket.ts';
 import { isCloseOnExec, isNonBlocking } from '../models/descriptors.ts';
 
@@ -65,13 +70,14 @@ it('does not wait when the counter is full', () => {
   });
 });
 
-it('a descriptor at the end of its stream, or one that cannot be read, can bring nothing more', () => {
+it('is told from everything else', () => {
+  withEventFd((fd) => expect(notAnEventFd(fd)).toBeUndefined());
   const [ours, theirs] = socketPair();
-  expect(drainEventFd(ours), 'nothing there yet').toBe(true);
-  closeFd(theirs);
-  expect(drainEventFd(ours)).toBe(false);
-  closeFd(ours);
-  const writeOnly = openSync('/dev/null', 'w');
-  expect(drainEventFd(writeOnly)).toBe(false);
-  closeFd(writeOnly);
+  expect(notAnEventFd(ours)).toMatch(/^socket:\[\d+\]$/);
+  const device = openSync('/dev/null', 'r');
+  const memory = createMemfd('anon_inode:[eventfd]', 4096);
+  expect(notAnEventFd(device)).toBe('/dev/null');
+  expect(notAnEventFd(memory)).toMatch(/^\/memfd:/);
+  for (const fd of [ours, theirs, device, memory]) closeFd(fd);
+  expect(notAnEventFd(device), 'closed').toBe('what /proc does not name');
 });

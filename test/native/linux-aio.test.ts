@@ -121,7 +121,7 @@ describe.skipIf(!isAllowed())('Linux AIO', () => {
       readFileSync(`/proc/self/fdinfo/${aio.wakeFd}`, 'utf8'),
     )![1];
     expect(Number.parseInt(counted!, 16)).toBe(4);
-    expect(drainEventFd(aio.wakeFd)).toBe(true);
+    drainEventFd(aio.wakeFd);
     aio.close();
   });
 

@@ -13,7 +13,7 @@ import { RefusedError } from '../base/errors.ts';
 import { formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { REGIONS_MAX } from '../memory/guest-memory.ts';
 import { monotonicMicros } from '../native/clock.ts';
-import { closeFd, duplicateFd, isShrinkSealed } from '../native/fd.ts';
+import { closeFd, discardFds, duplicateFd, isShrinkSealed } from '../native/fd.ts';
 import { isPeerGone } from '../native/socket.ts';
 import type { PageStore } from '../store/page-store.ts';
 import {
@@ -529,7 +529,7 @@ export class BlockDevice implements BackendHandler {
 
   #dropInflight(): void {
     for (const fd of [this.#inflight?.fd, this.#madeInflightFd]) {
-      if (fd !== undefined) closeFd(fd);
+      if (fd !== undefined) discardFds(fd);
     }
     if (this.#inflight !== undefined)
       for (const set of this.#sets.all) set.setInflight(undefined, -1);

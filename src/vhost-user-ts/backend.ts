@@ -9,7 +9,7 @@
 import { assert } from '../base/assert.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
 import { monotonicMicros } from '../native/clock.ts';
-import { closeFd } from '../native/fd.ts';
+import { discardFds } from '../native/fd.ts';
 import { isPeerGone } from '../native/socket.ts';
 import { Connection, type ConnectionState } from './connection.ts';
 import { ProtocolError, RequestError } from './errors.ts';
@@ -213,7 +213,7 @@ export class BackendSession {
   }
 
   close(): void {
-    for (const fd of this.#waiting?.fds ?? []) closeFd(fd);
+    discardFds(...(this.#waiting?.fds ?? []));
     this.#waiting = undefined;
     this.#backendChannel?.close();
     this.#backendChannel = undefined;
@@ -241,7 +241,8 @@ export class BackendSession {
       this.#connection.send(request, FLAG_REPLY, encodeU64(1n));
       this.#refused(request, reason.message);
     } finally {
-      if (!this.isWaiting) for (const fd of fds) closeFd(fd);
+      // Of a refused message they may be the last that refer to much memory.
+      if (!this.isWaiting) discardFds(...fds);
     }
   }
 

@@ -7,7 +7,7 @@
  */
 
 import { errnoName } from '../base/errors.ts';
-import { closeFd } from '../native/fd.ts';
+import { closeFd, discardFds } from '../native/fd.ts';
 import {
   FDS_PER_MESSAGE_MAX,
   isPeerProcess,
@@ -117,7 +117,7 @@ export class Connection {
   }
 
   close(): void {
-    for (const fd of this.#fds) closeFd(fd);
+    discardFds(...this.#fds);
     this.#fds = [];
     closeFd(this.fd);
   }

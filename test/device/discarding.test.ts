@@ -117,6 +117,16 @@ describe.each([0, 1])('a device with %i queue threads', (helpers) => {
     expect(seen.get(fstatSync(local.ram.fd).ino)).toBe(1);
   });
 
+  it('discards what comes with a message that it refuses', () => {
+    const local = setUp();
+    const [region] = local.ram.regions;
+    const tooLarge = new GuestRam(1 << 20, [{ ...region!, bytes: 2 << 20 }]);
+    cleanUps.push(() => tooLarge.close());
+    const seen = watchDiscarded();
+    expect(() => local.frontEnd.setMemoryTable(tooLarge)).toThrow(RequestRefused);
+    expect(seen.has(fstatSync(tooLarge.fd).ino)).toBe(true);
+  });
+
   it('discards a store that it has mapped nowhere, when it is reset', () => {
     const local = setUp();
     const { fd, arenaFd } = local.device.store.mapped.shared;

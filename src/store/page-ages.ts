@@ -123,16 +123,29 @@ export class PageAges {
    * current one where they had none; no other slot has one. Nobody else uses the store meanwhile.
    */
   recount(holdsPage: (slot: number) => boolean): void {
-    const found = this.#words[CURRENT]!;
-    // Whatever is found there, a number it must be: any is as good as another.
-    const current = found >= 1 && found < EPOCHS ? found : 1;
-    this.#words[CURRENT] = current;
-    this.#words.fill(0, COUNTS);
+    const current = this.#beginCounting();
     for (let slot = 0; slot < this.#numbers.length; slot++) {
       const isCounted = slot >= this.#firstSlot && holdsPage(slot);
       const number = isCounted ? this.#numbers[slot] || current : 0;
       if (number !== this.#numbers[slot]) this.#numbers[slot] = number;
       this.#counts[number]!++;
     }
+  }
+
+  /** The same where no slot holds a page. */
+  clear(): void {
+    this.#beginCounting();
+    this.#numbers.fill(0);
+    this.#counts[0] = this.#numbers.length;
+  }
+
+  /** The current number. */
+  #beginCounting(): number {
+    const found = this.#words[CURRENT]!;
+    // Whatever is found there, a number it must be: any is as good as another.
+    const current = found >= 1 && found < EPOCHS ? found : 1;
+    this.#words[CURRENT] = current;
+    this.#words.fill(0, COUNTS);
+    return current;
   }
 }

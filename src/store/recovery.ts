@@ -71,7 +71,7 @@ export function recoverStore(store: MappedStore): Recovered {
 }
 
 /** Counters of events stay, in thread 0's row; those of what is held begin anew. */
-function settleCounters({ counters, row }: MappedStore): void {
+export function settleCounters({ counters, row }: MappedStore): void {
   for (let index = 0; index < COUNTER_ROW; index++) {
     // In this order: what thread 0 alone counts is never gone, not for a moment.
     row[index] = HELD_COUNTERS.has(index) ? 0 : sumCounter(counters, index);
@@ -82,13 +82,6 @@ function settleCounters({ counters, row }: MappedStore): void {
 /** A page has the age that it had, or is new: the one written last may be either. */
 function recountAges({ ages, table }: MappedStore): void {
   ages.recount((slot) => takesRoom(table[slot]!));
-}
-
-/** Counters of what is held become what the table says, in thread 0's row. */
-export function countHeld(store: MappedStore): void {
-  settleCounters(store);
-  for (let slot = 0; slot < store.table.length; slot++) countSlot(store, slot);
-  recountAges(store);
 }
 
 /** Lost slots count where the disk is: beyond its end, it may yet grow to them. */

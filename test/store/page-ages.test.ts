@@ -102,6 +102,13 @@ describe('counting anew', () => {
           const slots = numbers.filter((one) => one === number).length;
           expect(ages[2]!.countOf(number)).toBe(slots);
         }
+        const words0 = words.slice();
+        ages[0]!.recount(() => false);
+        const [numbersWithout, wordsWithout] = [numbers.slice(), words.slice()];
+        numbers.set(before);
+        words.set(words0);
+        ages[0]!.clear();
+        expect([numbers, words]).toEqual([numbersWithout, wordsWithout]);
       }
     });
   });

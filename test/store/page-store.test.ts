@@ -7,14 +7,15 @@ import { describe, expect, it } from 'vitest';
 import { PAGE_DONE, PAGE_FAILED } from '../../src/base/page-operation.ts';
 import { PAGE_BYTES } from '../../src/base/units.ts';
 import { WINDOW_BOUNCE_OFFSET, WINDOW_WORK_BYTES } from '../../src/memory/window.ts';
-import { INCOMPRESSIBLE_BYTES } from '../../src/store/page-store.ts';
+import { INCOMPRESSIBLE_BYTES, PageStore } from '../../src/store/page-store.ts';
 import { PageWindow } from '../../src/store/page-window.ts';
-import { COUNTER } from '../../src/store/statistics.ts';
+import { recoverStore } from '../../src/store/recovery.ts';
+import { COUNTER, HELD_COUNTERS, sumCounter } from '../../src/store/statistics.ts';
 import { UNKNOWN_PROCESS } from '../../src/store/store-header.ts';
 import { ARENA_GAUGE } from '../../src/xvmalloc/arena.ts';
 import { pagesHeldBy } from '../models/descriptors.ts';
 import { compressedBytes, keepingOf } from '../models/page-store-model.ts';
-import { PAGE_KINDS, pageCompressingTo } from '../models/pages.ts';
+import { PAGE_KINDS, pageCompressingTo, somePage } from '../models/pages.ts';
 import { SEED, seededRandom } from '../models/random.ts';
 import { GUEST_PAGE, StoreBench } from '../models/store-bench.ts';
 
@@ -430,6 +431,25 @@ describe('a reset', () => {
     store.reset(1, false);
     expect(header.frontEnd).toBeUndefined();
     expect(header.uuid).not.toEqual(uuid);
+  });
+
+  it('counts what a look at each slot would, in all threads, whatever was there', () => {
+    const bench = new StoreBench({ slots: 40, threads: 3 });
+    for (let slot = 0; slot < 40; slot++) bench.write(slot, somePage(random));
+    const joined = PageStore.join(bench.store.share, 2);
+    const window = new PageWindow(2 * WINDOW_WORK_BYTES);
+    for (let slot = 3; slot < 30; slot += 5) {
+      window.u8.set(kind('text'), WINDOW_WORK_BYTES);
+      joined.writePage(slot, window, WINDOW_WORK_BYTES);
+    }
+    for (const isLost of [true, false]) {
+      bench.store.reset(1, isLost);
+      const { counters } = bench.store.mapped;
+      const counted = [...HELD_COUNTERS].map((index) => sumCounter(counters, index));
+      recoverStore(bench.store.mapped);
+      expect([...HELD_COUNTERS].map((index) => sumCounter(counters, index))).toEqual(counted);
+      expect(sumCounter(counters, COUNTER.pagesLost)).toBe(isLost ? 39 : 0);
+    }
   });
 
   it('regression: that loses pages has lost those that the disk grows to, counted as it does', () => {

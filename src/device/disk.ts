@@ -120,6 +120,7 @@ export class Disk {
   /** Before another process maps it. Throws RefusedError where I/O does not end; nothing is changed. */
   pause(): void {
     this.owner.mustSettle(PAUSE_SETTLE_MILLIS);
+    this.owner.mustBeWhole();
     this.store.mapped.header.close();
   }
 

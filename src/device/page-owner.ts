@@ -52,19 +52,31 @@ export class PageOwner {
     this.#report = report;
   }
 
-  /** Whether meet() can decide: I/O for the last guest has ended, if this is another, or takes too long. */
+  /**
+   * Whether meet() can decide, or has to refuse; asked again and again. If this is another guest than the
+   * last one, I/O for that has ended, or takes too long, and its pages are gone.
+   */
   mayMeet(session: MeetingSession): boolean {
-    const isReady = this.settle(0) || this.#whatIsThere(session) === 'own';
-    if (!isReady) {
-      this.#waitsSince ??= monotonicMicros();
-      if (((monotonicMicros() - this.#waitsSince) | 0) < SETTLE_MICROS) return false;
-    }
+    if (this.#whatIsThere(session) === 'own' || session.isServing()) return this.#waitsNoMore();
+    if (this.settle(0)) return !this.#store.drain() && this.#waitsNoMore();
+    this.#waitsSince ??= monotonicMicros();
+    const isTooLong = ((monotonicMicros() - this.#waitsSince) | 0) >= SETTLE_MICROS;
+    return isTooLong && this.#waitsNoMore();
+  }
+
+  #waitsNoMore(): true {
     this.#waitsSince = undefined;
     return true;
   }
 
   /** Of whom the store's pages are, seen from a guest: its own, another's, and then are its own lost? */
-  #whatIsThere({ frontEnd, tracked, isKnown }: MeetingSession): 'own' | 'strange' | 'lost' {
+  #whatIsThere(session: MeetingSession): 'own' | 'strange' | 'lost' {
+    const whose = this.#whosePages(session);
+    // Another guest was to have them emptied, and has left while they were.
+    return whose === 'own' && this.#store.isDrained ? 'lost' : whose;
+  }
+
+  #whosePages({ frontEnd, tracked, isKnown }: MeetingSession): 'own' | 'strange' | 'lost' {
     const { header } = this.#store.mapped;
     const named = tracked === undefined ? undefined : markedStore(tracked.inflight, tracked.fd);
     if (named !== undefined) return Buffer.compare(named, header.uuid) === 0 ? 'own' : 'lost';
@@ -101,6 +113,11 @@ export class PageOwner {
     }
     this.#empty(isLost);
     if (!isLost) this.#report('info', 'a new front end: what the last one left was emptied');
+  }
+
+  /** The store is whole: what was begun for a guest that has left is ended. */
+  mustBeWhole(): void {
+    if (this.#store.isDrained) this.#empty(this.#options.onNewGuest === 'keep');
   }
 
   #empty(isLost: boolean): void {

@@ -29,6 +29,7 @@ import {
 } from '../xvmalloc/xvmalloc.ts';
 import { AgeEpochs } from './age-epochs.ts';
 import { Compaction } from './compaction.ts';
+import { Emptying } from './emptying.ts';
 import { SLOT_LOCKS, STORE_UUID_BYTES } from './layout.ts';
 import { joinStore, type MappedStore, makeStore, type SharedStore } from './mapped-store.ts';
 import type { PageAges } from './page-ages.ts';
@@ -40,7 +41,7 @@ import {
   WORK_WHOLE,
   wordAligned,
 } from './page-window.ts';
-import { type Recovered, recoverStore, settleCounters } from './recovery.ts';
+import { type Recovered, recoverStore } from './recovery.ts';
 import {
   accountWord,
   FILL_OBJECT_BYTES_MAX,
@@ -51,7 +52,6 @@ import {
   takesRoom,
 } from './slot-word.ts';
 import { COUNTER, sumCounter } from './statistics.ts';
-import { UNKNOWN_PROCESS } from './store-header.ts';
 import { identityOf, type PageStoreOptions, storeShape } from './store-options.ts';
 
 const WORDS_PER_PAGE = PAGE_BYTES / 4;
@@ -112,6 +112,7 @@ export class PageStore {
   /** Thread 0's alone. */
   readonly #compaction: Compaction | undefined;
   readonly #epochs: AgeEpochs | undefined;
+  readonly #emptying: Emptying;
   #slots: number;
   #trimDue = 0;
   /** Objects let go of when others lacked memory the last time. */
@@ -138,6 +139,7 @@ export class PageStore {
     this.#arena = mapped.arena;
     this.#objects = mapped.objects;
     this.#locks = mapped.slotLocks;
+    this.#emptying = new Emptying(mapped);
     if (thread === 0) this.#compaction = new Compaction(this, mapped.objects, mapped.arena.blocks);
     if (ageClock !== undefined) {
       this.#epochs = new AgeEpochs(mapped.ages, mapped.slotLocks, ageClock);
@@ -209,31 +211,24 @@ export class PageStore {
 
   /**
    * Forgets all pages, at once: from slot `from` on they are empty, or with `isLost` read as an error
-   * until they are written; those before it are empty. Lost are those that the disk has yet to grow to
-   * as well: where the pages are, it may have been larger. It is another store from then on. No thread
+   * until they are written; those before it are empty. It is another store from then on. No thread
    * serves anything meanwhile, and no I/O is under way.
    */
   reset(from: number, isLost: boolean): void {
-    const { header, arena, objects } = this.mapped;
-    const { limitPages } = arena;
-    // Whoever finds it half done must not take what is left for nobody's, nor for its own.
-    header.uuid = randomBytes(STORE_UUID_BYTES);
-    header.frontEnd = UNKNOWN_PROCESS;
-    this.#table.fill(SLOT_EMPTY);
-    if (isLost) this.#table.fill(SLOT_LOST, from);
-    objects.clear();
-    const errno = arena.restore(() => 0);
-    assert(errno === 0, 'nothing in use needs no memory');
-    arena.limitPages = limitPages;
-    this.#countReset(isLost ? Math.max(0, this.#slots - from) : 0);
-    header.frontEnd = undefined;
+    this.#emptying.finish(from, isLost, this.#slots);
   }
 
-  /** Without a look at each slot: a table of 64 GiB would take 0.4 s. */
-  #countReset(pagesLost: number): void {
-    settleCounters(this.mapped);
-    this.#counters[COUNTER.pagesLost] = pagesLost;
-    this.#ages.clear();
+  /**
+   * Begins or goes on with what makes reset() short, which is to follow: nothing else may be asked of
+   * the store from then on. A bounded step; whether there is more to do.
+   */
+  drain(): boolean {
+    return this.#emptying.drain();
+  }
+
+  /** drain() was called since it was whole. */
+  get isDrained(): boolean {
+    return this.#emptying.isBegun;
   }
 
   /** Pages of the disk. */
@@ -391,6 +386,7 @@ export class PageStore {
    */
   maintain(now: number): number {
     if (this.#compaction === undefined) return -1;
+    if (this.isDrained) return this.drain() ? 0 : -1;
     const { counters } = this.mapped;
     const activity =
       sumCounter(counters, COUNTER.numReads) +

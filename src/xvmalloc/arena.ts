@@ -51,6 +51,8 @@ const SEGMENT_PAGES = 1 << SEGMENT_PAGES_SHIFT;
 /** Positions are 32-bit counts of 4-byte words: 16 GiB. */
 export const ARENA_PAGES_MAX = 2 ** 22;
 
+/** What punchFrom() gives back at once: 2 MiB. */
+const PUNCHED_BLOCKS = 32;
 /** At most 4 MiB is kept for reuse. */
 const SPARE_PAGES_MAX = 1024;
 
@@ -197,6 +199,23 @@ export class Arena {
     const errno = this.#settleFile();
     this.countInBudget();
     return errno;
+  }
+
+  /**
+   * Gives back the memory of some blocks from `block` on, a millisecond of it, whatever is in use;
+   * then the state is wrong until restore(), and the budget has nothing back before that. The block to
+   * go on with: `blocks` at the end.
+   */
+  punchFrom(block: number): number {
+    let first = block;
+    while (first < this.blocks && this.#states[first]! >>> 16 === 0) first++;
+    let end = first;
+    const most = Math.min(this.blocks, first + PUNCHED_BLOCKS);
+    while (end < most && this.#states[end]! >>> 16 !== 0) end++;
+    if (end === first) return end;
+    const result = this.#file.punch(first * BLOCK_BYTES, (end - first) * BLOCK_BYTES);
+    assert(result === 0, 'a memory file can be punched');
+    return end;
   }
 
   /** The budget has to take what is in use: the state was another process's, and is this one's now. */

@@ -202,6 +202,63 @@ describe('another process finds an empty store', () => {
     expectKept(local, startRing(local));
   });
 
+  it('in steps, while which the front end waits, and other devices are served', () => {
+    const local = setUp({ diskBytes: 64 << 20 });
+    const driver = startRing(local);
+    const noise = new Random(7).bytes(PAGE);
+    for (let slot = 1; slot <= 2048; slot++) run(local, driver, write(slot, noise));
+    pretendLast(local);
+    reconnect(local);
+    let polls = 0;
+    local.pump = () => {
+      if (local.device.isWaiting) polls++;
+      return local.device.pollSession();
+    };
+    expectEmpty(local, startRing(local));
+    expect(polls).toBeGreaterThan(3);
+    expect(local.device.isWaiting).toBe(false);
+    expect(heldBy(local)).toEqual(ONLY_HEADER);
+  });
+
+  /** Another guest's front end has come, and left while the store was being emptied for it. */
+  function leftHalfWay(options: LocalDeviceOptions = {}, named?: Uint8Array): LocalDevice {
+    const local = setUp(options);
+    fill(local);
+    pretendLast(local);
+    reconnect(local);
+    if (named !== undefined) area(local, named);
+    local.device.store.drain();
+    reconnect(local);
+    return local;
+  }
+
+  it('whoever comes when another has left while it was emptied', () => {
+    const local = leftHalfWay();
+    const driver = startRing(local);
+    expectEmpty(local, driver);
+    fill(local, driver);
+    expectKept(local, driver);
+  });
+
+  it('and no zeros where any guest may have what is there', () => {
+    const local = leftHalfWay({ onNewGuest: 'keep' }, ANOTHER_STORE);
+    const driver = startRing(local);
+    expectHeader(local, driver);
+    expect(run(local, driver, read(5, 1)).status).toBe(IOERR);
+  });
+
+  it('and what is handed over to another process is whole', () => {
+    const local = leftHalfWay();
+    const sockets = { listenFd: undefined, listenPath: undefined, controlFd: -1 };
+    local.device.pause(sockets);
+    expect(local.device.store.isDrained).toBe(false);
+    local.device.resume();
+    const driver = startRing(local);
+    expectEmpty(local, driver);
+    fill(local, driver);
+    expectKept(local, driver);
+  });
+
   it('also after a process that ended while it emptied it', () => {
     const local = setUp();
     fill(local);

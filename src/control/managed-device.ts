@@ -15,7 +15,7 @@ import type { DiskOptions } from '../device/disk.ts';
 import { closeFd } from '../device/endpoint.ts';
 import type { FdStore } from '../device/fd-store.ts';
 import type { DeviceState as HandedOver } from '../device/handover.ts';
-import type { HandedOverSockets } from '../device/orders.ts';
+import type { HandedOverSockets, Order } from '../device/orders.ts';
 import type { ReactorThread } from '../device/reactor-thread.ts';
 import type { Budget, BudgetTerms, DeviceShare } from '../store/budget.ts';
 import type { Statistics } from '../store/statistics.ts';
@@ -33,7 +33,8 @@ import { CHANGEABLE, checkTogether, type DeviceOption, type DeviceSettings } fro
 import { merged } from './plan.ts';
 import type { DeviceStatus, ShareStatus } from './protocol.ts';
 
-const OBEY_MILLIS_MAX = 1000;
+/** A turn takes a few milliseconds; an order before it, such as a store to be found, up to seconds. */
+const OBEY_MILLIS_MAX = 5000;
 
 /** What all devices of the daemon have in common. */
 export interface DeviceHost {
@@ -310,13 +311,24 @@ export class ManagedDevice {
         if (CHANGEABLE.has(option)) continue;
         throw new RefusedError(`${this.name}: already initialised: ${option} stays as it is`);
       }
-      const { memlimit, disksize, guarantee, 'pool-limit': poolLimit } = settings;
-      if (guarantee !== undefined) this.#setGuarantee(guarantee as number);
-      if (memlimit !== undefined) await this.#setMemlimit(memlimit as number);
-      if (disksize !== undefined) await this.#grow(disksize as number);
-      if (poolLimit !== undefined) await this.#setPoolLimit(poolLimit as number);
-      this.#settings = { ...this.#settings, ...settings };
+      await this.#change(settings);
     });
+  }
+
+  /** One after the other; those before one that is refused stay changed. */
+  async #change(settings: DeviceSettings): Promise<void> {
+    const changes: [DeviceOption, (bytes: number) => unknown][] = [
+      ['guarantee', (bytes) => this.#setGuarantee(bytes)],
+      ['memlimit', (bytes) => this.#setMemlimit(bytes)],
+      ['disksize', (bytes) => this.#grow(bytes)],
+      ['pool-limit', (bytes) => this.#setPoolLimit(bytes)],
+    ];
+    for (const [option, change] of changes) {
+      const bytes = settings[option];
+      if (bytes === undefined) continue;
+      await change(bytes as number);
+      this.#settings = { ...this.#settings, [option]: bytes };
+    }
   }
 
   /** These alone, for the next init. Rejects with RefusedError where there is a disk. */
@@ -337,7 +349,7 @@ export class ManagedDevice {
   }
 
   async #setPoolLimit(bytes: number): Promise<void> {
-    await untilSo(this.thread.order({ kind: 'poolLimit', device: this.name, bytes }));
+    await this.#obeyed({ kind: 'poolLimit', device: this.name, bytes });
   }
 
   /** Resolves with the limit in whole pages. */
@@ -347,7 +359,7 @@ export class ManagedDevice {
 
   async #setMemlimit(wanted: number): Promise<number> {
     const bytes = changedMemlimit(this.#needDisk(), wanted);
-    await untilSo(this.thread.order({ kind: 'memlimit', device: this.name, bytes }));
+    await this.#obeyed({ kind: 'memlimit', device: this.name, bytes });
     return bytes;
   }
 
@@ -358,12 +370,28 @@ export class ManagedDevice {
 
   async #grow(wanted: number): Promise<number> {
     const bytes = grownDiskSize(this.#needDisk(), this.statistics().disksize, wanted);
-    await untilSo(this.thread.order({ kind: 'grow', device: this.name, bytes }));
+    await this.#obeyed({ kind: 'grow', device: this.name, bytes });
     return bytes;
   }
 
   async orderFaults(faults: Faults): Promise<void> {
-    await untilSo(this.thread.order({ kind: 'faults', device: this.name, faults }));
+    await this.#obeyed({ kind: 'faults', device: this.name, faults });
+  }
+
+  /**
+   * Orders are obeyed within a turn of the reactor: whoever asks next should see that. Rejects with
+   * RefusedError when its thread does not come by.
+   */
+  async #obeyed(order: Order): Promise<void> {
+    const isObeyed = this.thread.order(order);
+    const deadline = performance.now() + OBEY_MILLIS_MAX;
+    while (!isObeyed()) {
+      if (performance.now() > deadline) {
+        const what = `${order.kind} was not obeyed within ${OBEY_MILLIS_MAX} ms, and may be yet`;
+        throw new RefusedError(`${this.name}: its thread does not answer: ${what}`);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
   }
 
   /** The process ends: what is kept of a store that nobody can come back for goes. */
@@ -424,13 +452,5 @@ export class ManagedDevice {
     });
     this.#last = result.catch(() => {});
     return result;
-  }
-}
-
-/** Orders are obeyed within a turn of the reactor: whoever asks next should see that. */
-async function untilSo(condition: () => boolean): Promise<void> {
-  const deadline = performance.now() + OBEY_MILLIS_MAX;
-  while (!condition() && performance.now() < deadline) {
-    await new Promise((resolve) => setTimeout(resolve, 1));
   }
 }

@@ -1,0 +1,62 @@
+/** A device as the control thread has it, over a thread that does, or does not, what it is told. */
+
+import { describe, expect, it, vi } from 'vitest';
+import { ManagedDevice } from '../../src/control/managed-device.ts';
+import type { Order } from '../../src/device/orders.ts';
+import type { ReactorThread } from '../../src/device/reactor-thread.ts';
+
+const MIB = 2 ** 20;
+const SETTINGS = { disksize: 8 * MIB, 'max-disksize': 64 * MIB };
+
+/** `obeys`: orders of these kinds; the thread hangs before others. */
+function setUp(obeys: (kind: Order['kind']) => boolean) {
+  const ordered: string[] = [];
+  const thread = {
+    open: () => {},
+    init: async () => {},
+    reset: async () => {},
+    statistics: () => ({ disksize: 8 * MIB }),
+    order: (order: Order) => {
+      ordered.push(order.kind);
+      return () => obeys(order.kind);
+    },
+  } as unknown as ReactorThread;
+  const host = {
+    ...{ hasFaults: false, storeDirectory: undefined, queueThreads: 1, budget: undefined },
+    isStarting: () => false,
+    sharesChanged: () => {},
+    logOf: () => ({ info: () => {}, warn: () => {} }),
+    fdStore: () => undefined,
+  };
+  return { ordered, device: new ManagedDevice('ramzswap0', SETTINGS, host, thread, 0) };
+}
+
+describe('settings of a running disk', () => {
+  it('are remembered when the thread has obeyed', async () => {
+    const { device, ordered } = setUp(() => true);
+    await device.init();
+    await device.set({ disksize: 16 * MIB, 'pool-limit': 4 * MIB });
+    expect(ordered).toEqual(['grow', 'poolLimit']);
+    expect(device.settings).toEqual({ ...SETTINGS, disksize: 16 * MIB, 'pool-limit': 4 * MIB });
+  });
+
+  it('are refused, and not remembered, when it does not come by; what it did before is', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'performance'] });
+    try {
+      const { device } = setUp((kind) => kind === 'grow');
+      await device.init();
+      const isSet = device.set({ disksize: 16 * MIB, 'pool-limit': 4 * MIB });
+      const isRefused = expect(isSet).rejects.toThrow(
+        'ramzswap0: its thread does not answer: poolLimit was not obeyed within 5000 ms',
+      );
+      await vi.advanceTimersByTimeAsync(6000);
+      await isRefused;
+      expect(device.settings).toEqual({ ...SETTINGS, disksize: 16 * MIB });
+      // And others are heard after it.
+      await device.reset();
+      expect(device.isInitialised).toBe(false);
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+});

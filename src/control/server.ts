@@ -9,12 +9,14 @@ import { createServer, type Server, type Socket } from 'node:net';
 import {
   createJSONRPCErrorResponse,
   JSONRPCErrorException,
+  type JSONRPCErrorResponse,
   type JSONRPCRequest,
   JSONRPCServer,
 } from 'json-rpc-2.0';
 import { RefusedError, SystemError, UsageError } from '../base/errors.ts';
 import {
   INVALID_PARAMS_CODE,
+  INVALID_REQUEST_CODE,
   LINE_BYTES_MAX,
   lineSplitter,
   type MethodName,
@@ -31,8 +33,10 @@ export type MethodTable = {
 export type ExtraMethods = Readonly<Record<string, (params: unknown) => unknown>>;
 
 const CLIENTS_MAX = 64;
-/** Requests of one client that have no answer yet. */
+/** Calls of one client that have no answer yet, but for a batch's that begins below that. */
 const UNANSWERED_MAX = 64;
+/** Of one batch: all its answers are in memory together. */
+const BATCH_CALLS_MAX = UNANSWERED_MAX;
 
 /** Serves them on a listening Unix socket. RefusedError becomes an error with its message. */
 export function serveControl(
@@ -97,34 +101,58 @@ async function carriedOut(method: Method, params: unknown): Promise<unknown> {
 
 function serveClient(socket: Socket, rpc: Promise<JSONRPCServer>): void {
   let unanswered = 0;
+  /** Lines that were read with those that are being answered. */
+  const waiting: string[] = [];
   socket.setEncoding('utf8');
   // A client that vanishes is its own business.
   socket.on('error', () => socket.destroy());
-  const answer = async (line: string) => {
-    const text = await answerLine(await rpc, line);
-    unanswered--;
-    if (unanswered < UNANSWERED_MAX) socket.resume();
-    if (text === null || socket.destroyed) return;
-    socket.write(`${JSON.stringify(text)}\n`);
+  const answer = async (request: object | undefined, calls: number) => {
+    const answered = await answerTo(await rpc, request);
+    unanswered -= calls;
+    takeLines();
+    if (answered === null || socket.destroyed) return;
+    socket.write(`${JSON.stringify(answered)}\n`);
     if (socket.writableLength > LINE_BYTES_MAX) socket.destroy();
   };
-  const takeText = lineSplitter((line) => {
-    unanswered++;
+  const takeLines = () => {
+    while (waiting.length > 0 && unanswered < UNANSWERED_MAX && !socket.destroyed) {
+      const request = parseRequest(waiting.shift()!);
+      const calls = isTooMany(request) ? 1 : callsOf(request);
+      unanswered += calls;
+      // What the library or the answer's text cannot cope with costs this client its connection.
+      answer(request, calls).catch(() => socket.destroy());
+    }
     // What waits in the socket is the client's own memory.
-    if (unanswered >= UNANSWERED_MAX) socket.pause();
-    // What the library or the answer's text cannot cope with costs this client its connection.
-    answer(line).catch(() => socket.destroy());
-  });
+    if (unanswered < UNANSWERED_MAX) socket.resume();
+    else socket.pause();
+  };
+  const takeText = lineSplitter((line) => waiting.push(line));
   socket.on('data', (chunk: string) => {
     if (!takeText(chunk)) socket.destroy();
+    takeLines();
   });
 }
 
-/** The library wants objects: what else JSON can say is answered here. */
-async function answerLine(rpc: JSONRPCServer, line: string): Promise<unknown> {
-  const request = parseRequest(line);
-  if (request === undefined) return createJSONRPCErrorResponse(null, -32600, 'Invalid Request');
+/** The library wants objects, and takes any number: what else JSON can say is answered here. */
+async function answerTo(rpc: JSONRPCServer, request: object | undefined): Promise<unknown> {
+  if (request === undefined) return invalidRequest('Invalid Request');
+  if (isTooMany(request)) {
+    const [most, got] = [BATCH_CALLS_MAX, callsOf(request)];
+    return invalidRequest(`Invalid Request: batch: expected ${most} calls at most, got ${got}`);
+  }
   return Array.isArray(request) ? rpc.receive(request) : rpc.receive(request as JSONRPCRequest);
+}
+
+function invalidRequest(message: string): JSONRPCErrorResponse {
+  return createJSONRPCErrorResponse(null, INVALID_REQUEST_CODE, message);
+}
+
+function callsOf(request: object | undefined): number {
+  return Array.isArray(request) ? request.length : 1;
+}
+
+function isTooMany(request: object | undefined): boolean {
+  return callsOf(request) > BATCH_CALLS_MAX;
 }
 
 function parseRequest(line: string): object | undefined {

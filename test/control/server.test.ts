@@ -69,11 +69,53 @@ describe('the control server', () => {
     flooding.write(request.repeat(100_000));
     await until(() => asked >= 64, 'requests', 5000);
     await new Promise((resolve) => setTimeout(resolve, 50));
-    // What one read of the socket brings, at most.
-    expect(asked).toBeLessThan(2000);
+    expect(asked).toBe(64);
     for (const answer of answers.splice(0)) answer();
     await until(() => answers.length > 0, 'more of them', 5000);
     flooding.destroy();
+  });
+
+  it('counts the calls of a batch, and refuses one of too many whole', async () => {
+    let asked = 0;
+    const answers: (() => void)[] = [];
+    const path = serve(() => {
+      asked++;
+      return new Promise((resolve) => answers.push(() => resolve([])));
+    });
+    const client = await raw(path);
+    let heard = '';
+    client.on('data', (chunk: Buffer) => {
+      heard += chunk;
+    });
+    const send = (calls: number) => {
+      const batch = Array.from({ length: calls }, (_, id) => {
+        return { jsonrpc: '2.0', id, method: 'devices', params: {} };
+      });
+      client.write(`${JSON.stringify(batch)}\n`);
+    };
+    for (const calls of [65, 10_000]) {
+      send(calls);
+      const why = `Invalid Request: batch: expected 64 calls at most, got ${calls}`;
+      const error = { code: -32600, message: why };
+      await until(() => heard.endsWith('\n'), 'an answer', 2000);
+      expect(JSON.parse(heard)).toEqual({ jsonrpc: '2.0', id: null, error });
+      heard = '';
+    }
+    expect(asked).toBe(0);
+    for (const calls of [40, 40, 40, 2]) send(calls);
+    await until(() => asked >= 80, 'two batches', 5000);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(asked).toBe(80);
+    for (const answer of answers.splice(0)) answer();
+    await until(() => asked >= 122, 'the others', 5000);
+    for (const answer of answers.splice(0)) answer();
+    const sizes = () =>
+      heard
+        .split('\n')
+        .filter((line) => line !== '')
+        .map((line) => JSON.parse(line).length);
+    await until(() => sizes().length === 4, 'all answers', 5000);
+    expect(sizes()).toEqual([40, 40, 40, 2]);
   });
 
   it('tells all its methods with their schemas', async () => {

@@ -25,10 +25,9 @@ import type { GuestMemory } from '../memory/guest-memory.ts';
 import { WINDOW_BOUNCE_OFFSET, type Window } from '../memory/window.ts';
 import { ChainCursor, DescriptorChain } from '../virtio/chain.ts';
 import { INDIRECT_ENTRIES_MAX, POP_BROKEN, POP_EMPTY, Virtqueue } from '../virtio/virtqueue.ts';
-import { BlockRequest } from './block-request.ts';
+import { BlockRequest, HELD_MAX, HELD_SEGMENTS_MAX } from './block-request.ts';
 import { ClearRanges } from './clear-ranges.ts';
 import { CompletionOrder } from './completion-order.ts';
-import { SEG_MAX } from './config-space.ts';
 import { type PageDevice, REQUESTS } from './page-device.ts';
 import {
   VIRTIO_BLK_ID_BYTES,
@@ -55,10 +54,6 @@ const PUBLISH_BATCH_MIN = 4;
 const PUBLISH_BATCH_MAX = 16;
 /** A batch of larger requests than of a page reads the clock after so many, 100 to 200 µs. */
 const CLOCK_PAGES = PUBLISH_BATCH_MAX * (REQUEST_PAGES + 1);
-/** Requests held at once, each with a copy of its chain, some 1.5 KiB: enough to keep any disk busy. */
-const HELD_MAX = 256;
-/** And what a driver that does not keep to it is held to. */
-const HELD_SEGMENTS_MAX = HELD_MAX * (SEG_MAX + 2);
 
 export class BlockQueue<W extends Window = Window> implements PageClient<W> {
   readonly ring: Virtqueue<W>;
@@ -162,11 +157,11 @@ export class BlockQueue<W extends Window = Window> implements PageClient<W> {
 
   /** The ring is attached and has started: makes room for chains as long as it, and for as many. */
   begin(): void {
-    this.#order.reset(this.ring.size, !this.ring.hasInflight);
+    const { size, hasInflight } = this.ring;
+    this.#order.reset(size, !hasInflight);
     // A batch that is nearly full, and then all others at once.
-    this.#times.reset(PUBLISH_BATCH_MAX + this.ring.size);
-    if (this.ring.size <= this.#chain.capacity) return;
-    this.#chain = new DescriptorChain(this.ring.size);
+    this.#times.reset(PUBLISH_BATCH_MAX + size);
+    if (size > this.#chain.capacity) this.#chain = new DescriptorChain(size);
   }
 
   /**

@@ -8,12 +8,18 @@
 
 import { PAGE_BYTES } from '../base/units.ts';
 import { DescriptorChain } from '../virtio/chain.ts';
+import { SEG_MAX } from './config-space.ts';
 import { REQUESTS } from './page-device.ts';
 import { VIRTIO_BLK_S_OK } from './protocol.ts';
 
 /** A request within the advertised limits (SEG_MAX) has no more: such copies are kept for reuse. */
 const KEPT_SEGMENTS_MAX = 128;
 const SEGMENTS_MIN = 8;
+
+/** Requests held at once, each with a copy of its chain, some 1.5 KiB: enough to keep any disk busy. */
+export const HELD_MAX = 256;
+/** And what a driver that does not keep to it is held to. */
+export const HELD_SEGMENTS_MAX = HELD_MAX * (SEG_MAX + 2);
 
 export class BlockRequest {
   /** Its number in the queue's pool: by it pending operations name their request. */

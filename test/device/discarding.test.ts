@@ -7,7 +7,15 @@ import { fstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
 import { DISCARDED_MAX, DiscardedFds, reportDiscarded } from '../../src/device/discarding.ts';
 import type { ReactorReport } from '../../src/device/orders.ts';
-import { closeFd, createMemfd, discardFds, discardTo } from '../../src/native/fd.ts';
+import { createEventFd } from '../../src/native/eventfd.ts';
+import {
+  closeFd,
+  createMemfd,
+  discardFds,
+  discardTo,
+  duplicateFd,
+  reserveRange,
+} from '../../src/native/fd.ts';
 import { VIRTIO_F_VERSION_1 } from '../../src/virtio/features.ts';
 import { BLOCK_FEATURES } from '../../src/virtio-blk/config-space.ts';
 import { isBuilt, until } from '../driver/daemon.ts';
@@ -32,14 +40,33 @@ function mappingsOf(fd: number): number {
   return lines.filter((line) => line.split(/\s+/)[4] === inode).length;
 }
 
-const memfds = (count: number) => Array.from({ length: count }, () => createMemfd('test', 4096));
+const MANY_BYTES = 1 << 20;
+
+/** Each of which holds so much memory. */
+function memfds(count: number, bytes = MANY_BYTES): number[] {
+  return Array.from({ length: count }, () => {
+    const fd = createMemfd('test', bytes);
+    expect(reserveRange(fd, 0, bytes)).toBe(0);
+    return fd;
+  });
+}
 
 describe('what a thread discards', () => {
-  it('the control thread closes, and says when it is all closed', async () => {
+  function setUp(discarded: Int32Array = new Int32Array(1)) {
     cleanUps.push(() => discardTo());
-    const control = new DiscardedFds();
     const reports: ReactorReport[] = [];
-    reportDiscarded(control.discarded, (report) => reports.push(report));
+    const clock = { millis: 1000 };
+    reportDiscarded(
+      discarded,
+      (report) => reports.push(report),
+      () => clock.millis,
+    );
+    return { reports, clock };
+  }
+
+  it('the control thread closes, and says when it is all closed', async () => {
+    const control = new DiscardedFds();
+    const { reports } = setUp(control.discarded);
     const open = openFds();
     const fds = memfds(3);
     discardFds(...fds);
@@ -52,19 +79,48 @@ describe('what a thread discards', () => {
     await control.settled();
   });
 
-  it('it closes itself when the control thread has as much as it may', () => {
-    cleanUps.push(() => discardTo());
-    const discarded = new Int32Array([DISCARDED_MAX - 2]);
-    const reports: ReactorReport[] = [];
-    reportDiscarded(discarded, (report) => reports.push(report));
+  it('it closes itself where that is little', () => {
+    const { reports } = setUp();
     const open = openFds();
-    const [first, second, third] = memfds(3);
-    discardFds(first!, second!, third!);
+    const [large] = memfds(1);
+    const [little] = memfds(1, MANY_BYTES - 4096);
+    discardFds(little!, large!, createEventFd());
+    expect([reports, openFds()]).toEqual([[{ kind: 'discarded', fds: [large] }], open + 1]);
+    closeFd(large!);
+  });
+
+  it('it closes itself when the control thread has as much as it may', () => {
+    const discarded = new Int32Array([DISCARDED_MAX - 2]);
+    const { reports } = setUp(discarded);
+    const open = openFds();
+    discardFds(...memfds(3));
     expect([reports, openFds(), discarded[0]]).toEqual([[], open, DISCARDED_MAX - 2]);
     const last = memfds(2);
     discardFds(...last);
     expect([reports.length, discarded[0]]).toEqual([1, DISCARDED_MAX]);
     for (const fd of last) closeFd(fd);
+  });
+
+  it('it closes itself when there is too much of it, however fast the control thread is', () => {
+    const discarded = new Int32Array(1);
+    const { reports, clock } = setUp(discarded);
+    const [fd] = memfds(1);
+    const discardOne = () => {
+      const open = openFds();
+      discardFds(duplicateFd(fd!));
+      for (const report of reports.splice(0)) {
+        if (report.kind === 'discarded') for (const one of report.fds) closeFd(one);
+        discarded[0] = 0;
+        return true;
+      }
+      expect(openFds()).toBe(open);
+      return false;
+    };
+    for (let i = 0; i < DISCARDED_MAX; i++) expect(discardOne()).toBe(true);
+    expect(discardOne()).toBe(false);
+    clock.millis += 2;
+    expect([discardOne(), discardOne()]).toEqual([true, false]);
+    closeFd(fd!);
   });
 });
 

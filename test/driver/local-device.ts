@@ -12,12 +12,16 @@ import type { ThreadCaller } from '../../src/device/thread-call.ts';
 import { turnClock } from '../../src/native/clock.ts';
 import { createEventFd } from '../../src/native/eventfd.ts';
 import { closeFd } from '../../src/native/fd.ts';
+import { preparePeerSignals } from '../../src/native/peer-eventfd.ts';
 import { PROTOCOL_FEATURES } from '../../src/vhost-user-ts/index.ts';
 import type { DriverRingOptions } from './driver-ring.ts';
 import { FrontEnd } from './front-end.ts';
 import { GuestDriver } from './guest-driver.ts';
 import { GuestRam } from './guest-ram.ts';
 import { socketPair } from './sockets.ts';
+
+// A thread's descriptor for that is there before a test counts descriptors.
+preparePeerSignals();
 
 export type LocalDeviceOptions = Partial<DeviceTerms & DiskOptions> & {
   /** init() makes its disk. */

@@ -70,7 +70,7 @@ class QueueThread {
         this.#reactor.stop();
         return undefined;
       case 'fail':
-        throw new Error('fault injected into a queue thread');
+        return assert(false, 'fault injected into a queue thread');
     }
   }
 

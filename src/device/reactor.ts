@@ -10,6 +10,7 @@
  *   sleep: enable kicks, look again, then wait in epoll for kicks, sockets, orders, or time
  */
 
+import { AssertionError } from '../base/assert.ts';
 import { errnoText, SystemError } from '../base/errors.ts';
 import { sooner } from '../base/wait.ts';
 import { involuntarySwitches, monotonicMicros, turnClock } from '../native/clock.ts';
@@ -390,8 +391,7 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     try {
       if (device.pollSession()) return;
     } catch (error) {
-      if (!(error instanceof ProtocolError) && !(error instanceof SystemError)) throw error;
-      this.#hasLeft(endpoint, `connection dropped: ${error.message}`);
+      this.#hasLeft(endpoint, `connection dropped: ${dropReason(error)}`);
       return;
     }
     this.#hasLeft(endpoint);
@@ -412,4 +412,16 @@ export class Reactor implements KickWatcher, CompletionWatcher {
     endpoint.sessionFd = undefined;
     endpoint.device.detach();
   }
+}
+
+/**
+ * What a session is dropped for: whatever its messages have led to, but for our own bugs where they are
+ * seen. An error that nobody has thought of leaves only this session in a state that nobody has thought
+ * of, which ends with it; the other devices go on.
+ */
+function dropReason(error: unknown): string {
+  if (error instanceof AssertionError) throw error;
+  const { name, message } = error as Error;
+  const isExpected = error instanceof ProtocolError || error instanceof SystemError;
+  return isExpected ? message : `unexpected ${name}: ${message}`;
 }

@@ -7,7 +7,7 @@
  */
 
 import { MessageChannel, type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
-import { assert } from '../base/assert.ts';
+import { AssertionError, assert } from '../base/assert.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
 import { createEventFd, signalEventFd } from '../native/eventfd.ts';
 import { ProtocolError, RequestError } from '../vhost-user-ts/index.ts';
@@ -29,8 +29,8 @@ export interface LineEnd {
   readonly word: Int32Array;
 }
 
-/** Errors that are an answer, with their message. Others are our bugs, and end the answering thread. */
-const ANSWERS = { RequestError, ProtocolError, RefusedError } as const;
+/** Errors that are an answer, with their message; our bugs (assert.ts) end the answering thread. */
+const ANSWERS = { RequestError, ProtocolError, RefusedError, Error } as const;
 
 interface Answer {
   readonly result?: unknown;
@@ -89,15 +89,17 @@ function outcomeOf(carryOut: () => unknown): Answer {
   try {
     return { result: carryOut() };
   } catch (error) {
-    const name = answerName(error);
-    if (name === undefined) throw error;
-    return { error: { name, message: (error as Error).message } };
+    if (error instanceof AssertionError) throw error;
+    return { error: answerFor(error as Error) };
   }
 }
 
 /** Whoever calls treats what the system refused like what we refuse: only the words matter. */
-function answerName(error: unknown): keyof typeof ANSWERS | undefined {
-  if (error instanceof SystemError) return 'RefusedError';
-  const names = Object.keys(ANSWERS) as (keyof typeof ANSWERS)[];
-  return names.find((name) => error instanceof ANSWERS[name]);
+function answerFor(error: Error): NonNullable<Answer['error']> {
+  const { message } = error;
+  if (error instanceof SystemError) return { name: 'RefusedError', message };
+  for (const name of ['RequestError', 'ProtocolError', 'RefusedError'] as const) {
+    if (error instanceof ANSWERS[name]) return { name, message };
+  }
+  return { name: 'Error', message: `${error.name}: ${message}` };
 }

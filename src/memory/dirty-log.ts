@@ -17,11 +17,11 @@
  * or release(). On without a log, or written beyond it: missed, and told once.
  */
 
-import { fstatSync } from 'node:fs';
-import { RefusedError } from '../base/errors.ts';
+import { errnoText, RefusedError } from '../base/errors.ts';
 import { PAGE_BYTES, roundUp } from '../base/units.ts';
-import { mapAnonymousOver, mapFileOver } from '../native/mapping.ts';
+import { mapFileOver, tryMapAnonymousOver } from '../native/mapping.ts';
 import { signalPeerEventFd } from '../native/peer-eventfd.ts';
+import { sharedFile } from './shared-file.ts';
 import { WINDOW_BYTES_MAX, Window } from './window.ts';
 
 /** VHOST_LOG_PAGE: whatever the guest's own pages are. */
@@ -48,12 +48,21 @@ export class DirtyLog {
   /** Called once until release(), when a write could not be marked. */
   onMiss: (what: string) => void = () => {};
 
+  /** Called when it could not be unmapped. */
+  onTrouble: (what: string) => void = () => {};
+
+  readonly #unmap: typeof tryMapAnonymousOver;
   #window: Window | undefined;
   #u8: Uint8Array = NOTHING;
   /** Bytes of the log; 0: there is none. */
   #bytes = 0;
   #mappedBytes = 0;
   #hasMissed = false;
+
+  /** `unmap`: lays anonymous memory over a range; 0 or the negated errno. */
+  constructor(unmap = tryMapAnonymousOver) {
+    this.#unmap = unmap;
+  }
 
   /**
    * From now on bits are set in this part of the file `fd`, which the caller keeps and may close. A
@@ -77,8 +86,13 @@ export class DirtyLog {
   drop(): void {
     this.#bytes = 0;
     this.#u8 = NOTHING;
-    if (this.#mappedBytes > 0) mapAnonymousOver(this.#window!.u8, 0, this.#mappedBytes);
+    if (this.#mappedBytes === 0) return;
+    const result = this.#unmap(this.#window!.u8, 0, this.#mappedBytes);
     this.#mappedBytes = 0;
+    if (result === 0) return;
+    // It goes with its window, when that is collected.
+    this.#window = undefined;
+    this.onTrouble(`the dirty log stays mapped: mmap: ${errnoText(-result)}`);
   }
 
   /** As made. */
@@ -155,10 +169,5 @@ function checkAgainstFile({ mmapSize, mmapOffset }: LogArea, fd: number): void {
       `dirty log: expected an offset of whole pages of ${PAGE_BYTES} bytes, got ${mmapOffset}`,
     );
   }
-  const file = fstatSync(fd);
-  if (!file.isFile()) throw new RefusedError('dirty log: expected a regular file');
-  const end = mmapOffset + mmapSize;
-  if (end > file.size) {
-    throw new RefusedError(`dirty log: expected a file of ${end} bytes, got ${file.size}`);
-  }
+  sharedFile('dirty log', fd, mmapOffset + mmapSize);
 }

@@ -11,17 +11,17 @@
  * (anonymous memory is laid over it).
  */
 
-import { fstatSync } from 'node:fs';
 import { assert } from '../base/assert.ts';
-import { RefusedError } from '../base/errors.ts';
+import { errnoText, RefusedError } from '../base/errors.ts';
 import { PAGE_BYTES, roundUp } from '../base/units.ts';
 import {
   bytesToAlignment,
   forgetResidentPages,
-  mapAnonymousOver,
   mapFileOver,
+  tryMapAnonymousOver,
 } from '../native/mapping.ts';
 import { DirtyLog } from './dirty-log.ts';
+import { sharedFile } from './shared-file.ts';
 import { WINDOW_BYTES_MAX, WINDOW_WORK_BYTES, type Window } from './window.ts';
 
 const PART_BYTES = 2 ** 30;
@@ -83,9 +83,12 @@ export class GuestMemory<W extends Window = Window> {
   window: W | undefined;
   offset = 0;
   /** Whoever writes to guest memory marks it here, right after the write. */
-  readonly log = new DirtyLog();
+  readonly log: DirtyLog;
+  /** Called when memory could not be unmapped: it is held until its window is collected. */
+  onTrouble: (what: string) => void = () => {};
 
   readonly #makeWindow: (bytes: number) => W;
+  readonly #unmap: typeof tryMapAnonymousOver;
   readonly #uses: WindowUse<W>[] = [];
   #parts: Part<W>[] = [];
   #regions: GuestRegion[] = [];
@@ -96,8 +99,11 @@ export class GuestMemory<W extends Window = Window> {
   #forgetPart = 0;
   #forgetBytes = 0;
 
-  constructor(makeWindow: (bytes: number) => W) {
+  /** `unmap`: lays anonymous memory over a range; 0 or the negated errno. */
+  constructor(makeWindow: (bytes: number) => W, unmap = tryMapAnonymousOver) {
     this.#makeWindow = makeWindow;
+    this.#unmap = unmap;
+    this.log = new DirtyLog(unmap);
   }
 
   get regions(): readonly GuestRegion[] {
@@ -271,8 +277,13 @@ export class GuestMemory<W extends Window = Window> {
     return { ...piece, window: use.window, offset: mapOffset + lead, mapOffset, mapBytes, isHuge };
   }
 
+  /** Never fails: what stays mapped is used no more, nor is its place in the window. */
   #unmapPart(part: Part<W>): void {
-    mapAnonymousOver(part.window.u8, part.mapOffset, part.mapBytes);
+    const result = this.#unmap(part.window.u8, part.mapOffset, part.mapBytes);
+    if (result !== 0) {
+      this.onTrouble(`${describe(part.region)} stays mapped: mmap: ${errnoText(-result)}`);
+      return;
+    }
     const use = this.#uses.find((candidate) => candidate.window === part.window);
     assert(use !== undefined, 'a part lies in a known window');
     use.parts--;
@@ -339,26 +350,9 @@ function checkAgainstFile(region: GuestRegion, fd: number): number {
     throw new RefusedError(`${describe(region)}: expected addresses below 2^53`);
   }
   if (region.bytes === 0) throw new RefusedError(`${describe(region)}: expected a size, got 0`);
-  const file = fileStatus(fd, region);
-  // Pages beyond the end of a file are SIGBUS, which would end the process for every guest; of a
-  // device nothing says where it ends.
-  if (!file.isFile()) throw new RefusedError(`${describe(region)}: expected a regular file`);
-  if (region.mmapOffset + region.bytes > file.size) {
-    const end = region.mmapOffset + region.bytes;
-    throw new RefusedError(
-      `${describe(region)}: expected a file of ${end} bytes, got ${file.size}`,
-    );
-  }
+  const file = sharedFile(describe(region), fd, region.mmapOffset + region.bytes);
   // Only hugetlbfs reports a block larger than a megabyte; elsewhere it is a hint about I/O.
   return file.blksize >= 2 ** 21 && isPowerOfTwo(file.blksize) ? file.blksize : PAGE_BYTES;
-}
-
-function fileStatus(fd: number, region: GuestRegion) {
-  try {
-    return fstatSync(fd);
-  } catch (error) {
-    throw new RefusedError(`${describe(region)}: its file: ${(error as Error).message}`);
-  }
 }
 
 function isPowerOfTwo(n: number): boolean {

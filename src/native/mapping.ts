@@ -61,20 +61,31 @@ export function mapShared(fd: number, offset: number, bytes: number): Int32Array
 
 /** Lets go of what mapShared() has mapped: the view reads as zeros from now on. */
 export function unmapShared(words: Int32Array): void {
-  layAnonymousOver(new Uint8Array(words.buffer as ArrayBuffer));
+  mustBeLaid(layAnonymousOver(new Uint8Array(words.buffer as ArrayBuffer)));
 }
 
-/** Replaces a mapping by fresh anonymous memory. */
+/** Replaces a mapping by fresh anonymous memory. Throws SystemError. */
 export function mapAnonymousOver(view: Uint8Array, offset: number, length: number): void {
-  layAnonymousOver(mappableRange(view, offset, length));
+  mustBeLaid(tryMapAnonymousOver(view, offset, length));
+}
+
+/**
+ * The same for who cannot go back: 0 or the negated errno. Where the system has no memory for it
+ * (ENOMEM, also for too many mappings), the file stays mapped.
+ */
+export function tryMapAnonymousOver(view: Uint8Array, offset: number, length: number): number {
+  return layAnonymousOver(mappableRange(view, offset, length));
 }
 
 /** The kernel rounds the length up to pages, as it did when it mapped them. */
-function layAnonymousOver(target: Uint8Array): void {
+function layAnonymousOver(target: Uint8Array): number {
   const flags = MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE;
-  if (Number(c.mmap(target, target.length, PROT_READ_WRITE, flags, -1, 0)) === -1) {
-    throw new SystemError('mmap(MAP_ANONYMOUS)', lastErrno());
-  }
+  const address = Number(c.mmap(target, target.length, PROT_READ_WRITE, flags, -1, 0));
+  return address === -1 ? -lastErrno() : 0;
+}
+
+function mustBeLaid(result: number): void {
+  if (result !== 0) throw new SystemError('mmap(MAP_ANONYMOUS)', -result);
 }
 
 /**

@@ -6,6 +6,7 @@
 import { openSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
+import { AssertionError, assert } from '../../src/base/assert.ts';
 import { BlockDevice } from '../../src/device/block-device.ts';
 import { Reactor } from '../../src/device/reactor.ts';
 import { createEventFd, signalEventFd } from '../../src/native/eventfd.ts';
@@ -126,5 +127,37 @@ describe('a socket that cannot be watched again', () => {
       'error: connections put off: EINVAL (invalid argument)',
       'error: connections put off: EPERM (operation not permitted)',
     ]);
+  });
+});
+
+describe('what a message has led to', () => {
+  function connected() {
+    const made = setUp();
+    const [client, server] = socketPair();
+    cleanUps.push(() => closeFd(client));
+    made.reactor.adopt(made.device, server);
+    sendWithFds(client, new Uint8Array(new ArrayBuffer(1)));
+    return made;
+  }
+
+  it('ends the session alone, with the reason, if nobody has thought of it', () => {
+    const { device, said, run } = connected();
+    device.pollSession = () => {
+      throw new TypeError('ENOENT, fstat');
+    };
+    run(() => said.length >= 4);
+    expect(said.slice(2)).toEqual([
+      'error: connection dropped: unexpected TypeError: ENOENT, fstat',
+      'connected false',
+    ]);
+    expect(device.isAttached).toBe(false);
+  });
+
+  it('ends the process if it is our bug', () => {
+    const { device, run } = connected();
+    device.pollSession = () => {
+      assert(false, 'a bug');
+    };
+    expect(() => run(() => false)).toThrow(AssertionError);
   });
 });

@@ -3,6 +3,7 @@
 import { once } from 'node:events';
 import type { Worker } from 'node:worker_threads';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { AssertionError, assert } from '../../src/base/assert.ts';
 import { RefusedError } from '../../src/base/errors.ts';
 import { makeLine, ThreadAnswerer, ThreadCaller } from '../../src/device/thread-call.ts';
 import { closeFd } from '../../src/native/fd.ts';
@@ -42,6 +43,7 @@ describe('a call', () => {
     ['RefusedError', RefusedError, /^no such memory region$/],
     ['ProtocolError', ProtocolError, /^not a request$/],
     ['SystemError', RefusedError, /^guest memory: mmap: ENOMEM \(.*\)$/],
+    ['TypeError', Error, /^TypeError: nobody thought of it$/],
   ] as const)('throws what was thrown there: %s', (error, type, message) => {
     const call = () => caller.call({ kind: 'throw', error });
     expect(call).toThrow(type);
@@ -75,10 +77,8 @@ describe('an answerer', () => {
     const { caller: mine, answerer: end } = makeLine();
     const answerer = new ThreadAnswerer<string>(end);
     mine.port.postMessage('call');
-    const fail = () => {
-      throw new TypeError('a bug');
-    };
-    expect(() => answerer.answer(fail)).toThrow(TypeError);
+    const fail = () => assert(false, 'a bug');
+    expect(() => answerer.answer(fail)).toThrow(AssertionError);
     mine.port.close();
     closeFd(mine.wakeFd);
   });

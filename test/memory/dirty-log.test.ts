@@ -224,3 +224,19 @@ it(`${THREADS} threads that mark pages of the same bytes lose none`, async () =>
   expect(await Promise.all(ended)).toEqual(ended.map(() => [0]));
   expect(shared.take()).toHaveLength(RACE_PAGES);
 });
+
+it('a log that cannot be unmapped is told, and the next one lies elsewhere', () => {
+  const ENOMEM = 12;
+  const [first, second] = [sharedLog(PAGE * 8), sharedLog(PAGE * 8)];
+  const log = new DirtyLog(() => -ENOMEM);
+  const told: string[] = [];
+  log.onTrouble = (what) => told.push(what);
+  log.isOn = true;
+  log.map(first.area, first.fd);
+  log.map(second.area, second.fd);
+  expect(told).toEqual(['the dirty log stays mapped: mmap: ENOMEM (not enough memory)']);
+  mark(log, 0, 1);
+  expect([first.take(), second.take()]).toEqual([[], [0]]);
+  log.release();
+  expect(told).toHaveLength(2);
+});

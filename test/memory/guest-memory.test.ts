@@ -475,3 +475,32 @@ describe('forgetting resident pages', () => {
     for (let steps = 0; memory.forgetResidentStep(); steps++) expect(steps).toBeLessThan(10);
   });
 });
+
+describe('what cannot be unmapped', () => {
+  it('stays where it is, out of reach, and nothing is mapped over it', () => {
+    const ENOMEM = 12;
+    const told: string[] = [];
+    let result = -ENOMEM;
+    memory = new GuestMemory(
+      (bytes) => new Window(bytes),
+      () => result,
+    );
+    memory.onTrouble = (what) => told.push(what);
+    writeByte(0, 0x11);
+    writeByte(MIB, 0x22);
+    const first = add(0, MIB);
+    expect(byteAt(0)).toBe(0x11);
+    const { window, offset } = memory;
+    memory.removeRegion(first);
+    expect(told).toEqual(['region 0x0–0x100000 stays mapped: mmap: ENOMEM (not enough memory)']);
+    expect(resolve(0, 1)).toBe(0);
+    add(0, MIB, MIB);
+    expect(byteAt(0)).toBe(0x22);
+    expect(window!.u8[offset], 'the file is there as before').toBe(0x11);
+    memory.clear();
+    expect(told).toHaveLength(2);
+    result = 0;
+    memory.release();
+    expect(told).toHaveLength(2);
+  });
+});

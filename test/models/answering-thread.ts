@@ -13,6 +13,7 @@ const ERRORS: Record<string, () => Error> = {
   RequestError: () => new RequestError('SET_VRING_NUM: ring 0: expected a power of two'),
   RefusedError: () => new RefusedError('no such memory region'),
   ProtocolError: () => new ProtocolError('not a request'),
+  TypeError: () => new TypeError('nobody thought of it'),
   SystemError: () => new SystemError('mmap', 12, 'guest memory'),
 };
 

@@ -378,30 +378,27 @@ export class BlockDevice implements BackendHandler {
   }
 
   setMemoryTable(regions: readonly MemoryRegion[], fds: readonly number[]): void {
-    try {
-      this.#changeMemory(
-        (set) => set.setMemoryTable(regions, fds),
-        (set) => set.setMemoryTable([], []),
-      );
-    } finally {
-      // Refused or not, what was there before is gone.
-      this.#regions.clear();
-    }
-    regions.forEach((region, i) => {
-      this.#keepRegion(region, fds[i]!);
+    this.#regions.addWhile(regions, fds, () => {
+      try {
+        this.#changeMemory(
+          (set) => set.setMemoryTable(regions, fds),
+          (set) => set.setMemoryTable([], []),
+        );
+      } finally {
+        // Refused or not, what was there before is gone.
+        this.#regions.clear();
+      }
     });
+    for (const fd of fds) this.#warnOfShrinking('guest memory file', fd);
   }
 
   addMemoryRegion(region: MemoryRegion, fd: number): void {
-    this.#changeMemory(
-      (set) => set.addMemoryRegion(region, fd),
-      (set) => set.removeMemoryRegion(region),
-    );
-    this.#keepRegion(region, fd);
-  }
-
-  #keepRegion(region: MemoryRegion, fd: number): void {
-    this.#regions.add(region, fd);
+    const map = () =>
+      this.#changeMemory(
+        (set) => set.addMemoryRegion(region, fd),
+        (set) => set.removeMemoryRegion(region),
+      );
+    this.#regions.addWhile([region], [fd], map);
     this.#warnOfShrinking('guest memory file', fd);
   }
 
@@ -428,8 +425,9 @@ export class BlockDevice implements BackendHandler {
 
   setInflight(inflight: Inflight, fd: number): void {
     checkInflightArea(inflight, fd);
+    const kept = { inflight, fd: duplicateFd(fd) };
     this.#dropInflight();
-    this.#inflight = { inflight, fd: duplicateFd(fd) };
+    this.#inflight = kept;
     try {
       for (const set of this.#sets.all) set.setInflight(inflight, fd);
     } catch (error) {
@@ -528,13 +526,13 @@ export class BlockDevice implements BackendHandler {
   // ── What belongs to the session ───────────────────────────────────────────────────────────────
 
   #dropInflight(): void {
-    for (const fd of [this.#inflight?.fd, this.#madeInflightFd]) {
-      if (fd !== undefined) discardFds(fd);
-    }
     if (this.#inflight !== undefined)
       for (const set of this.#sets.all) set.setInflight(undefined, -1);
+    const fds = [this.#inflight?.fd, this.#madeInflightFd].filter((fd) => fd !== undefined);
     this.#inflight = undefined;
     this.#madeInflightFd = undefined;
+    // It is mapped nowhere any more.
+    discardFds(...fds);
   }
 
   // ── Helpers ───────────────────────────────────────────────────────────────────────────────────

@@ -35,6 +35,8 @@ export class SessionLog {
    * stays. One that not all can map none has: then what is written is missed, and they say so.
    */
   setBase(log: LogDescription, fd: number): void {
+    // Before anybody maps it: where there are no descriptors left, nobody does.
+    const kept = { log, fd: duplicateFd(fd) };
     const errors: unknown[] = [];
     for (const set of this.#sets) {
       try {
@@ -43,9 +45,13 @@ export class SessionLog {
         errors.push(error);
       }
     }
-    if (errors.length > 0 && errors.length < this.#sets.length) this.#dropBase();
-    if (errors.length > 0) throw errors[0];
-    this.#keepBase({ log, fd: duplicateFd(fd) });
+    if (errors.length === 0) {
+      this.#keepBase(kept);
+      return;
+    }
+    discardFds(kept.fd);
+    if (errors.length < this.#sets.length) this.#dropBase();
+    throw errors[0];
   }
 
   /** SET_LOG_FD; `fd` is this one's now. */

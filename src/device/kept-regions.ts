@@ -19,9 +19,22 @@ export class KeptRegions {
     return this.#regions;
   }
 
-  /** Keeps a duplicate of `fd`. */
-  add(region: MemoryRegion, fd: number): void {
-    this.#regions.push({ region, fd: duplicateFd(fd) });
+  /**
+   * Keeps regions with descriptors of their own, from before anybody maps them: where there are no
+   * descriptors left, nobody does. Not kept where `map` fails.
+   */
+  addWhile(regions: readonly MemoryRegion[], fds: readonly number[], map: () => void): void {
+    const added: KeptRegion[] = [];
+    try {
+      regions.forEach((region, i) => {
+        added.push({ region, fd: duplicateFd(fds[i]!) });
+      });
+      map();
+    } catch (error) {
+      this.#discard(added);
+      throw error;
+    }
+    this.#regions.push(...added);
   }
 
   /** From another process; the descriptors are this one's now. */

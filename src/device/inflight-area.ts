@@ -10,11 +10,13 @@
  * An area of another make has another size, no mark, and regions as large as its queue size says.
  */
 
-import { fstatSync, readSync, writeSync } from 'node:fs';
+import { readSync, writeSync } from 'node:fs';
 import { errnoText, RefusedError } from '../base/errors.ts';
 import { PAGE_BYTES, roundUp } from '../base/units.ts';
 import { createMemoryFile, mapFileWindow } from '../memory/memory-file.ts';
+import { sharedFile } from '../memory/shared-file.ts';
 import type { Window } from '../memory/window.ts';
+import { tryMapAnonymousOver } from '../native/mapping.ts';
 import type { Inflight } from '../vhost-user-ts/index.ts';
 import { InflightRegion, inflightRegionBytes } from '../virtio/inflight.ts';
 import { VIRTQ_SIZE_MAX } from '../virtio/split-ring.ts';
@@ -61,14 +63,22 @@ export class InflightArea {
   readonly #regionBytes: number;
   readonly #entries: number;
 
-  /** Maps it; the caller keeps `fd`. Throws RefusedError for what is no area. */
-  constructor(inflight: Inflight, fd: number) {
+  /**
+   * Maps it as far as `queuesMax` queues need, however much more the front end has made; the caller
+   * keeps `fd`. Throws RefusedError for what is no area.
+   */
+  constructor(inflight: Inflight, fd: number, queuesMax: number) {
     checkInflightArea(inflight, fd);
     const { queues, queueSize } = inflight;
-    this.#queues = queues;
+    this.#queues = Math.min(queues, queuesMax);
     this.#entries = isOwn(inflight) ? Math.max(queueSize, ENTRIES_MIN) : queueSize;
     this.#regionBytes = inflightRegionBytes(this.#entries);
-    this.#window = mapFileWindow(fd, inflight.mmapOffset, inflight.mmapBytes);
+    this.#window = mapFileWindow(fd, inflight.mmapOffset, this.#queues * this.#regionBytes);
+  }
+
+  /** Unmaps it; nobody uses a region of it any more. 0, or the negated errno: it stays mapped. */
+  release(): number {
+    return tryMapAnonymousOver(this.#window.u8, 0, this.#window.bytes);
   }
 
   /** The region of a queue. Throws RefusedError where the area has none. */
@@ -96,11 +106,7 @@ export function checkInflightArea(inflight: Inflight, fd: number): void {
     refuse(`${least} to ${BYTES_MAX} bytes for ${queues} queues, got ${mmapBytes}`);
   }
   if (mmapOffset % PAGE_BYTES !== 0) refuse(`a page aligned offset, got ${mmapOffset}`);
-  const file = fstatSync(fd);
-  if (!file.isFile()) refuse('a regular file');
-  // Pages beyond the end of a file are SIGBUS.
-  const end = mmapOffset + mmapBytes;
-  if (file.size < end) refuse(`a file of ${end} bytes, got ${file.size}`);
+  sharedFile('in-flight area', fd, mmapOffset + mmapBytes);
 }
 
 /**

@@ -8,7 +8,7 @@
  */
 
 import { assert } from '../base/assert.ts';
-import { RefusedError } from '../base/errors.ts';
+import { errnoText, RefusedError } from '../base/errors.ts';
 import { sooner } from '../base/wait.ts';
 import type { LogArea } from '../memory/dirty-log.ts';
 import { GuestMemory, type GuestRegion } from '../memory/guest-memory.ts';
@@ -160,6 +160,8 @@ export class QueueSet implements DeviceQueues {
   #lastWork = 0;
   #isGuestResident = false;
   #inflight: InflightArea | undefined;
+  /** Replaced ones, until no ring that runs may note in them. */
+  readonly #formerAreas: InflightArea[] = [];
   /** Rings that were started, the last time, with a region of that area. */
   readonly #tracked = new Set<number>();
   #isPaused = false;
@@ -172,6 +174,8 @@ export class QueueSet implements DeviceQueues {
     this.#rings = new Array(options.queueCount).fill(undefined);
     this.#watcher = watcher;
     this.#report = report;
+    this.#memory.onTrouble = (what) => report('error', what, 'session');
+    this.#memory.log.onTrouble = this.#memory.onTrouble;
     this.#memory.log.onMiss = (what) => report('warn', what, 'session');
   }
 
@@ -301,9 +305,13 @@ export class QueueSet implements DeviceQueues {
   }
 
   setInflight(inflight: Inflight | undefined, fd: number): void {
-    this.#inflight = inflight === undefined ? undefined : new InflightArea(inflight, fd);
+    const area =
+      inflight === undefined ? undefined : new InflightArea(inflight, fd, this.#rings.length);
     // Those that run go on noting in the area that they know.
+    if (this.#inflight !== undefined) this.#formerAreas.push(this.#inflight);
+    this.#inflight = area;
     this.#tracked.clear();
+    this.#releaseAreas();
   }
 
   setLogBase(log: LogArea, fd: number): void {
@@ -361,6 +369,7 @@ export class QueueSet implements DeviceQueues {
   getVringBase(index: number): number {
     const base = this.#ring(index).stop();
     this.#listServed();
+    this.#releaseAreas();
     return base;
   }
 
@@ -417,6 +426,7 @@ export class QueueSet implements DeviceQueues {
   resetRings(): void {
     for (const ring of this.#rings) ring?.reset();
     this.#listServed();
+    this.#releaseAreas();
   }
 
   isServing(): boolean {
@@ -514,8 +524,18 @@ export class QueueSet implements DeviceQueues {
     this.#countTime();
     this.#served = [];
     this.#isPaused = false;
-    this.#inflight = undefined;
+    this.setInflight(undefined, -1);
     this.#memory.release();
+  }
+
+  /** When no ring runs, nobody notes in an area that was replaced. */
+  #releaseAreas(): void {
+    if (this.#rings.some((ring) => ring?.isStarted === true)) return;
+    for (const area of this.#formerAreas.splice(0)) {
+      const result = area.release();
+      if (result === 0) continue;
+      this.#report('error', `in-flight area stays mapped: mmap: ${errnoText(-result)}`, 'session');
+    }
   }
 
   // ── Helpers ───────────────────────────────────────────────────────────────────────────────────

@@ -204,7 +204,7 @@ export class Ring {
     if (this.#isStarted) {
       this.queue.suspend();
       this.#base = this.queue.ring.lastAvail;
-      this.queue.ring.detach();
+      this.queue.ring.stop();
       this.#isStarted = false;
     }
     this.endsSince = undefined;

@@ -131,6 +131,14 @@ export class Virtqueue<W extends Window = Window> {
     this.#used = undefined;
   }
 
+  /** Forgets the in-flight region too: the ring is started anew, if it is. Nothing popped is kept. */
+  stop(): void {
+    this.detach();
+    this.#inflight = undefined;
+    this.#again = NONE;
+    this.#nextAgain = 0;
+  }
+
   /**
    * VHOST_VRING_F_LOG: the guest address by which writes to the used ring are marked; undefined: they
    * are not. It need not lie in a region, and holds until the next call.

@@ -1,6 +1,6 @@
 /** The in-flight area: made, found again, another's; what is refused; what a session does with it. */
 
-import { closeSync, fstatSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
 import { RefusedError } from '../../src/base/errors.ts';
 import {
@@ -12,7 +12,7 @@ import {
 } from '../../src/device/inflight-area.ts';
 import { createEventFd } from '../../src/native/eventfd.ts';
 import { closeFd, createMemfd } from '../../src/native/fd.ts';
-import type { Inflight } from '../../src/vhost-user-ts/index.ts';
+import { type Inflight, VHOST_USER } from '../../src/vhost-user-ts/index.ts';
 import {
   VIRTIO_F_VERSION_1,
   VIRTIO_RING_F_EVENT_IDX,
@@ -54,7 +54,7 @@ function foreign(queues: number, queueSize: number, spareBytes = 0) {
 
 /** Where in its file a queue's region begins. */
 function regionOffsets(inflight: Inflight, fd: number): number[] {
-  const area = new InflightArea(inflight, fd);
+  const area = new InflightArea(inflight, fd, 64);
   const file = Buffer.alloc(inflight.mmapBytes);
   for (let queue = 0; queue < inflight.queues; queue++) {
     area.region(queue).resume(16, 1000 + queue);
@@ -77,10 +77,10 @@ describe('an area that is made', () => {
       expect(inflight).toEqual({ mmapBytes, mmapOffset: 0, queues: 3, queueSize });
       expect(fstatSync(fd).size).toBe(mmapBytes);
       expect(regionOffsets(inflight, fd)).toEqual([0, each, 2 * each]);
-      expect(new InflightArea(inflight, fd).region(2).entries).toBe(1024);
+      expect(new InflightArea(inflight, fd, 64).region(2).entries).toBe(1024);
     }
     const { inflight, fd } = made(1, 32768);
-    expect(new InflightArea(inflight, fd).region(0).entries).toBe(32768);
+    expect(new InflightArea(inflight, fd, 64).region(0).entries).toBe(32768);
   });
 
   it.each([
@@ -97,7 +97,7 @@ describe('an area that is made', () => {
 
   it('has no region for a queue that it was not made for', () => {
     const { inflight, fd } = made(2, 128);
-    expect(() => new InflightArea(inflight, fd).region(2)).toThrow(
+    expect(() => new InflightArea(inflight, fd, 64).region(2)).toThrow(
       'in-flight area: expected one for queue 2, got one for 2 queues',
     );
   });
@@ -127,7 +127,7 @@ describe("another back end's area", () => {
     (spare) => {
       const { inflight, fd } = foreign(4, 128, spare);
       expect(regionOffsets(inflight, fd)).toEqual([0, 2112, 4224, 6336]);
-      expect(new InflightArea(inflight, fd).region(3).entries).toBe(128);
+      expect(new InflightArea(inflight, fd, 64).region(3).entries).toBe(128);
     },
   );
 
@@ -194,6 +194,17 @@ function startRing(local: LocalDevice, driver: GuestDriver, index = 0, base?: nu
   const fds = { kick: local.eventFd(), call: local.eventFd() };
   local.frontEnd.startRing(index, driver.ring, fds, base);
   local.frontEnd.setEnabled(index, true);
+}
+
+/** Bytes of it that this process has mapped. */
+function mappedBytes(fd: number): number {
+  const inode = String(fstatSync(fd).ino);
+  const lines = readFileSync('/proc/self/maps', 'utf8').split('\n');
+  const ours = lines.filter((line) => line.split(/ +/)[4] === inode);
+  return ours.reduce((sum, line) => {
+    const [start, end] = line.split(/[- ]/).map((address) => Number.parseInt(address, 16));
+    return sum + end! - start!;
+  }, 0);
 }
 
 /** The connection ends and another comes, as QEMU does it. */
@@ -266,6 +277,43 @@ describe('a session', () => {
     local.device.detach();
     // Gone with it: both ends of its socket, the area's and the memory's.
     expect(openFds()).toBe(fds + 4 - 4);
+  });
+
+  it.each([0, 1])(
+    'maps an area as far as it needs it, until it leaves; %i threads beside',
+    (beside) => {
+      const threads = Array.from({ length: beside }, () => new QueueThread());
+      cleanUps.push(() => Promise.all(threads.map((thread) => thread.stop())));
+      const local = deviceOf(threads);
+      // 1000 queues of which the device has 4, and 64 MiB that nobody uses.
+      const { inflight, fd } = foreign(1000, 128, 64 << 20);
+      const each = PAGE * Math.ceil((4 * inflightRegionBytes(128)) / PAGE);
+      local.frontEnd.setInflight(inflight, fd);
+      expect(mappedBytes(fd)).toBe((beside + 1) * each);
+      const driver = local.makeRing(16);
+      startRing(local, driver, 3);
+      local.frontEnd.close();
+      local.device.detach();
+      expect(mappedBytes(fd)).toBe(0);
+    },
+  );
+
+  it('that is brought another area lets go of the one before when no ring may note in it', () => {
+    const local = deviceOf();
+    const [first, second] = [foreign(4, 128), foreign(4, 128)];
+    local.frontEnd.setInflight(first.inflight, first.fd);
+    const driver = local.makeRing(16);
+    startRing(local, driver);
+    local.frontEnd.setInflight(second.inflight, second.fd);
+    expect(mappedBytes(first.fd)).toBeGreaterThan(0);
+    flush(driver);
+    local.serve();
+    expect(driver.complete()).toHaveLength(1);
+    const base = local.frontEnd.getBase(0);
+    expect([mappedBytes(first.fd), mappedBytes(second.fd) > 0]).toEqual([0, true]);
+    startRing(local, driver, 0, base);
+    local.frontEnd.order(VHOST_USER.RESET_DEVICE, new Uint8Array(0));
+    expect(mappedBytes(second.fd)).toBe(0);
   });
 
   it('does what another back end has left undone, in its order, and only that', () => {

@@ -315,8 +315,14 @@ export class ManagedDevice {
     });
   }
 
-  /** One after the other; those before one that is refused stay changed. */
+  /**
+   * All that can be refused is, before anything changes. What others hold of the budget is known only by
+   * taking it: so that is first. What has been done is what holds, whatever becomes of the rest.
+   */
   async #change(settings: DeviceSettings): Promise<void> {
+    const { memlimit, disksize } = settings;
+    if (memlimit !== undefined) changedMemlimit(this.#needDisk(), memlimit);
+    if (disksize !== undefined) this.#grownSize(disksize as number);
     const changes: [DeviceOption, (bytes: number) => unknown][] = [
       ['guarantee', (bytes) => this.#setGuarantee(bytes)],
       ['memlimit', (bytes) => this.#setMemlimit(bytes)],
@@ -369,9 +375,13 @@ export class ManagedDevice {
   }
 
   async #grow(wanted: number): Promise<number> {
-    const bytes = grownDiskSize(this.#needDisk(), this.statistics().disksize, wanted);
+    const bytes = this.#grownSize(wanted);
     await this.#obeyed({ kind: 'grow', device: this.name, bytes });
     return bytes;
+  }
+
+  #grownSize(wanted: number): number {
+    return grownDiskSize(this.#needDisk(), this.statistics().disksize, wanted);
   }
 
   async orderFaults(faults: Faults): Promise<void> {

@@ -110,6 +110,17 @@ describe.skipIf(!isBuilt)('a budget', () => {
     expect(budget!.committed).toBeLessThanOrEqual(8 * MIB);
   });
 
+  it('is as it was where an order is refused for another of its settings', async () => {
+    const { daemon, client, share, configure } = await started(CONFIG);
+    const order = ['safe', '--guarantee_kb=3072', '--pool_limit_kb=4096', '--disksize_kb=1000'];
+    const { exitCode, stderr } = await daemon.rzscontrol(...order);
+    expect([exitCode, stderr]).toEqual([1, expect.stringContaining('32768 kB, what it is')]);
+    expect((await share('safe')).guarantee).toBe(2 * MIB);
+    expect((await client.call('statistics', { device: 'safe' })).pool_limit).toBe(0);
+    configure(CONFIG);
+    expect(await client.call('reload')).toEqual({ done: [], refused: [] });
+  });
+
   it('is free again when a device is reset or removed', async () => {
     const { client, daemon, attach } = await started(CONFIG);
     const greedy = attach('greedy');

@@ -45,27 +45,28 @@ export const CONTROL_OPTIONS = {
     short: 'd',
     kind: 'count',
     argument: '<n>',
-    help: 'uncompressed capacity, in kB; not with a backing swap',
+    help: 'uncompressed capacity, in kB; not with a backing swap; an initialised disk grows to it',
     details:
       'uncompressed capacity, in kB, rounded down to pages; not with `--backing_swap`. For the ' +
-      '`--init` here, or remembered for one to come',
+      '`--init` here, or remembered for one to come; an initialised disk grows to it, as with `--grow_kb`',
     fallback: "the daemon's, else 25% of RAM",
   },
   pool_limit_kb: {
     kind: 'count',
     argument: '<n>',
-    help: 'hard limit of host memory for stored pages, in kB',
+    help: 'hard limit of host memory for stored pages, in kB; 0: none',
     details:
-      'hard limit of host memory for stored pages, in kB; of an initialised device it holds from now on',
+      'hard limit of host memory for stored pages, in kB; 0: none. Of an initialised device it holds ' +
+      'from now on',
     fallback: "the daemon's, else none",
   },
   guarantee_kb: {
     kind: 'count',
     argument: '<n>',
-    help: "of the daemon's budget, what no other device can take, in kB",
+    help: "of the daemon's budget, what no other device can take, in kB; 0: none",
     details:
-      "of the daemon's budget, what no other device can take, in kB; of an initialised device it holds " +
-      'from now on',
+      "of the daemon's budget, what no other device can take, in kB; 0: none. Of an initialised device " +
+      'it holds from now on',
     fallback: "the daemon's, else none",
   },
   init: {
@@ -77,6 +78,9 @@ export const CONTROL_OPTIONS = {
     short: 'r',
     kind: 'flag',
     help: 'free all memory, uninitialised again; refused while a front end has the queues running',
+    details:
+      "free all memory: uninitialised again, with the daemon's settings, those of earlier orders are " +
+      'forgotten; refused while a front end has the queues running',
   },
   grow_kb: {
     short: 'g',

@@ -26,13 +26,14 @@ export interface Orders {
 const MANNERS: ReadonlySet<string> = new Set(['json', 'verbose', 'control-path']);
 /** What is asked of the daemon itself. */
 const OF_DAEMON = ['daemon', 'schema', 'reload'] as const;
-/** Options that are settings of a device → the daemon's names of them. */
+/** Options that are settings of a device → the daemon's names of them, and the least that they take. */
 const SIZES = [
-  ['memlimit_kb', 'memlimit'],
-  ['disksize_kb', 'disksize'],
-  ['pool_limit_kb', 'pool-limit'],
-  ['guarantee_kb', 'guarantee'],
+  ['memlimit_kb', 'memlimit', 1],
+  ['disksize_kb', 'disksize', 1],
+  ['pool_limit_kb', 'pool-limit', 0],
+  ['guarantee_kb', 'guarantee', 0],
 ] as const;
+const KILOBYTES_MAX = Math.floor(Number.MAX_SAFE_INTEGER / 1024);
 
 /** Throws UsageError for what makes no sense; what cannot be, the daemon says. */
 export function ordersOf(device: string | undefined, said: Said<ControlOption>): Orders {
@@ -118,9 +119,9 @@ function settingsIn(said: Said<ControlOption>): Record<string, OptionValue> {
   const settings: Record<string, OptionValue> = {};
   // The daemon has a working directory of its own.
   if (said.backing_swap !== undefined) settings['backing-swap'] = resolve(text(said.backing_swap));
-  for (const [option, setting] of SIZES) {
+  for (const [option, setting, least] of SIZES) {
     const value = said[option];
-    if (value !== undefined) settings[setting] = kilobytes(text(value), `--${option}`);
+    if (value !== undefined) settings[setting] = kilobytes(text(value), `--${option}`, least);
   }
   return settings;
 }
@@ -130,10 +131,11 @@ function text(value: string | boolean | undefined): string {
 }
 
 /** In bytes. */
-function kilobytes(text: string, option: string): number {
-  const count = /^\d+$/.test(text) ? Number(text) : 0;
-  if (count === 0 || !Number.isSafeInteger(count * 1024)) {
-    throw new UsageError(`${option}: expected a number of kB, got '${text}'`);
+function kilobytes(text: string, option: string, least = 1): number {
+  const count = /^\d+$/.test(text) ? Number(text) : -1;
+  if (count < least || count > KILOBYTES_MAX) {
+    const range = `from ${least} to ${KILOBYTES_MAX}`;
+    throw new UsageError(`${option}: expected a number of kB ${range}, got '${text}'`);
   }
   return count * 1024;
 }

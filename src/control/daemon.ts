@@ -24,7 +24,7 @@ import { Devices } from './devices.ts';
 import type { ManagedDevice } from './managed-device.ts';
 import { controlMethods, type DaemonActions, faultMethods } from './methods.ts';
 import type { MetricsServer } from './metrics-server.ts';
-import { checkedSettings, checkName, type DeviceSettings } from './options.ts';
+import { checkedSettings, checkName, checkSettingsOf, type DeviceSettings } from './options.ts';
 import { type DaemonPlan, type GivenSettings, makePlan, merged } from './plan.ts';
 import type { DaemonStatus, ReloadResult } from './protocol.ts';
 import { type ReloadStep, reloadSteps } from './reload.ts';
@@ -183,6 +183,7 @@ class Daemon implements DaemonActions {
         const settings = merged(defaults, checkedSettings(JSON.parse(text) as object));
         checkName(name, 'store');
         const device = found ?? this.#devices.add(name, settings);
+        if (found === undefined) device.describedAs(defaults);
         await device.init(settings);
         this.#log.info({ device: name }, 'goes on with the store that was kept');
       } catch (error) {
@@ -272,7 +273,10 @@ class Daemon implements DaemonActions {
     if (this.#plan.frontEnd.kind !== 'directory') {
       throw new RefusedError(`${name}: devices are added to a daemon with --socket-dir`);
     }
-    const device = this.#devices.add(name, merged(this.#plan.defaults, settings));
+    const { defaults } = this.#plan;
+    const all = merged(defaults, settings);
+    checkSettingsOf(name, all, defaults);
+    const device = this.#devices.add(name, all);
     try {
       device.listen(this.#openSocket(name));
     } catch (error) {
@@ -320,6 +324,10 @@ class Daemon implements DaemonActions {
     }
     // What takes a restart stays as it is, and is said again by the next reload.
     const { devices, defaults } = plan;
+    for (const { name, settings } of devices.filter((device) => this.#devices.has(device.name))) {
+      this.#fromFile.add(name);
+      this.#devices.named(name).describedAs(settings);
+    }
     this.#plan = { ...this.#plan, devices, defaults };
     for (const text of result.done) this.#log.info(`reload: ${text}`);
     for (const text of result.refused) this.#log.warn(`reload: ${text}`);

@@ -60,7 +60,8 @@ function wishesOf(name: string, settings: DeviceSettings): DiskWishes {
     incompressibleBytes: number('incompressible-bytes'),
     guestRamBytes: number('guest-ram'),
     guestPageBytes: Number(settings['guest-page-size'] ?? PAGE_BYTES),
-    poolLimitBytes: number('pool-limit'),
+    // 0: none.
+    poolLimitBytes: number('pool-limit') || undefined,
     onNewGuest: settings['on-new-guest'] as NewGuestPolicy | undefined,
     isLocked: settings.mlock === true,
     wipesOnFree: settings['wipe-on-free'] === true,

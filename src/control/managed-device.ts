@@ -29,7 +29,13 @@ import {
   type Log,
   takenOverOptions,
 } from './device-options.ts';
-import { CHANGEABLE, checkTogether, type DeviceOption, type DeviceSettings } from './options.ts';
+import {
+  asAdded,
+  CHANGEABLE,
+  checkSettingsOf,
+  type DeviceOption,
+  type DeviceSettings,
+} from './options.ts';
 import { merged } from './plan.ts';
 import type { DeviceStatus, ShareStatus } from './protocol.ts';
 
@@ -72,6 +78,8 @@ export class ManagedDevice {
   readonly #log: Log;
   /** For the next init, and those of the running disk that have changed since. */
   #settings: DeviceSettings;
+  /** What holds when all orders are forgotten: as it was added, or as the configuration file has it. */
+  #described: DeviceSettings;
   #disk: DiskOptions | undefined;
   #share: DeviceShare | undefined;
   #socket: DeviceSocket | undefined;
@@ -90,6 +98,7 @@ export class ManagedDevice {
   ) {
     this.name = name;
     this.#settings = settings;
+    this.#described = settings;
     this.#host = host;
     this.#log = host.logOf(name);
     this.thread = thread;
@@ -173,7 +182,7 @@ export class ManagedDevice {
     return this.#inTurn(async () => {
       if (this.#disk !== undefined) throw new RefusedError(`${this.name}: already initialised`);
       const all = this.#withSettings(settings);
-      checkTogether(all, (option) => option);
+      checkSettingsOf(this.name, all);
       const fdStore = this.#host.fdStore(this.name);
       const options = this.#withShare(all, (budget) => {
         return diskOptions(this.terms, all, { ...this.#host, log: this.#log, fdStore, budget });
@@ -243,12 +252,18 @@ export class ManagedDevice {
     return this.thread.handOver({ kind: 'handOver', device, path, sockets, managerPath });
   }
 
-  /** Frees the disk and all its memory. Rejects with RefusedError while it is in use. */
+  /** These are what a reset goes back to; what a front end knows already stays. */
+  describedAs(settings: DeviceSettings): void {
+    this.#described = asAdded(settings, this.#described);
+  }
+
+  /** Frees the disk and all its memory, and forgets what was ordered. Rejects with RefusedError while it is in use. */
   reset(): Promise<void> {
     return this.#inTurn(async () => {
       this.#needDisk();
       await this.thread.reset(this.name);
       this.#forgetDisk();
+      this.#settings = this.#described;
     });
   }
 
@@ -279,10 +294,10 @@ export class ManagedDevice {
     make: (budget: BudgetTerms | undefined) => DiskOptions,
   ): DiskOptions {
     const { budget } = this.#host;
-    if (budget === undefined && guarantee !== undefined) {
+    const bytes = (guarantee as number | undefined) ?? 0;
+    if (budget === undefined && bytes > 0) {
       throw new RefusedError(`${this.name}: guarantee: expected a daemon with a budget`);
     }
-    const bytes = (guarantee as number | undefined) ?? 0;
     this.#share = budget?.add(this.name, bytes, this.#host.isStarting());
     this.#host.sharesChanged();
     try {
@@ -304,7 +319,9 @@ export class ManagedDevice {
   set(settings: DeviceSettings): Promise<void> {
     return this.#inTurn(async () => {
       if (this.#disk === undefined) {
-        this.#settings = this.#withSettings(settings);
+        const all = this.#withSettings(settings);
+        checkSettingsOf(this.name, all, this.#settings);
+        this.#settings = all;
         return;
       }
       for (const option of Object.keys(settings) as DeviceOption[]) {
@@ -343,11 +360,13 @@ export class ManagedDevice {
       if (this.#disk !== undefined) throw new RefusedError(`${this.name}: already initialised`);
       this.#checkTerms(settings);
       this.#settings = settings;
+      this.#described = settings;
     });
   }
 
   #setGuarantee(bytes: number): void {
     if (this.#share === undefined) {
+      if (bytes === 0) return;
       throw new RefusedError(`${this.name}: guarantee: expected a daemon with a budget`);
     }
     this.#share.guaranteeBytes = bytes;
@@ -355,7 +374,7 @@ export class ManagedDevice {
   }
 
   async #setPoolLimit(bytes: number): Promise<void> {
-    await this.#obeyed({ kind: 'poolLimit', device: this.name, bytes });
+    await this.#obeyed({ kind: 'poolLimit', device: this.name, bytes: bytes || undefined });
   }
 
   /** Resolves with the limit in whole pages. */

@@ -4,7 +4,7 @@
  * Values are checked one by one here; which go together is plan.ts's to say.
  */
 
-import { UsageError } from '../base/errors.ts';
+import { RefusedError, UsageError } from '../base/errors.ts';
 import { parseSize } from '../base/units.ts';
 import { BACKING_IO_KINDS } from '../device/backing.ts';
 import { NEW_GUEST_POLICIES } from '../device/front-end-process.ts';
@@ -24,7 +24,7 @@ export interface OptionSpec {
   /** What holds without it, for people. */
   readonly fallback?: string;
   readonly choices?: readonly string[];
-  /** Of a count. */
+  /** Of a count; of a size 0, which then means that there is none. */
   readonly min?: number;
   readonly max?: number;
 }
@@ -100,17 +100,19 @@ export const DEVICE_OPTIONS = {
   'pool-limit': {
     kind: 'size',
     argument: '<size>',
-    help: 'hard limit of host memory for stored pages',
+    help: 'hard limit of host memory for stored pages; 0: none',
     details:
       'hard limit of host memory for stored pages, used up in blocks of 64 KiB; writes beyond it go ' +
-      'to the backing swap or fail, reads never',
+      'to the backing swap or fail, reads never. 0: none',
+    min: 0,
     fallback: 'none',
   },
   guarantee: {
     kind: 'size',
     argument: '<size>',
-    help: 'memory of the budget that no other device can take',
-    details: 'memory of the budget (`--budget`) that no other device can take',
+    help: 'memory of the budget that no other device can take; 0: none',
+    details: 'memory of the budget (`--budget`) that no other device can take. 0: none',
+    min: 0,
     fallback: 'none',
   },
   mlock: {
@@ -307,6 +309,7 @@ export function parseOption(spec: OptionSpec, raw: unknown, where: string): Opti
       if (typeof raw !== 'string' && typeof raw !== 'number') {
         return refuse('a size such as 512M or 2G');
       }
+      if (spec.min === 0 && /^\s*0\s*$/.test(String(raw))) return 0;
       return parseSize(String(raw), where);
     case 'count': {
       const { min = 0, max = Number.MAX_SAFE_INTEGER } = spec;
@@ -362,6 +365,18 @@ export const CHANGEABLE: ReadonlySet<DeviceOption> = new Set([
   'guarantee',
 ]);
 
+/** What a front end knows a device by from the first moment: it stays as the device was added. */
+export const AS_ADDED: ReadonlySet<DeviceOption> = new Set(['num-queues', 'logical-block-size']);
+
+/** `settings`, but for what stays as it is in those that the device has. */
+export function asAdded(settings: DeviceSettings, has: DeviceSettings): DeviceSettings {
+  const stays = ([option]: [string, unknown]) => AS_ADDED.has(option as DeviceOption);
+  return Object.fromEntries([
+    ...Object.entries(settings).filter((entry) => !stays(entry)),
+    ...Object.entries(has).filter(stays),
+  ]);
+}
+
 /** Throws UsageError with what cannot be said together; `where` names each. */
 export function checkTogether(settings: DeviceSettings, where: (option: string) => string): void {
   const has = (option: DeviceOption) => settings[option] !== undefined;
@@ -385,5 +400,28 @@ export function checkTogether(settings: DeviceSettings, where: (option: string) 
   }
   if (has('backing-io') && settings['backing-io'] !== 'auto' && !has('backing-swap')) {
     refuse(['backing-io'], `expected ${where('backing-swap')} with it`);
+  }
+}
+
+/**
+ * Throws RefusedError for settings of a device that do not go together, where those `before` an order
+ * did: else what is ordered next may be what mends them.
+ */
+export function checkSettingsOf(
+  name: string,
+  settings: DeviceSettings,
+  before: DeviceSettings = {},
+): void {
+  const wrong = wrongTogether(settings);
+  if (wrong === undefined || wrongTogether(before) !== undefined) return;
+  throw new RefusedError(`${name}: ${wrong}`);
+}
+
+function wrongTogether(settings: DeviceSettings): string | undefined {
+  try {
+    checkTogether(settings, (option) => option);
+    return undefined;
+  } catch (error) {
+    return (error as Error).message;
   }
 }

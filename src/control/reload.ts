@@ -1,10 +1,21 @@
 /**
  * What a configuration file that was read again wants of a running daemon: decided here, step by step,
  * done by daemon.ts. What cannot be done while it runs is said.
+ *
+ * Their order: devices go before others come (names and memory are free then); the budget is raised and
+ * guarantees are lowered before it is lowered and guarantees are raised, so that what can hold in the
+ * end is never refused on the way.
  */
 
-import { CHANGEABLE, type DeviceOption, type DeviceSettings } from './options.ts';
-import type { DaemonPlan, PlannedDevice } from './plan.ts';
+import {
+  AS_ADDED,
+  asAdded,
+  CHANGEABLE,
+  type DeviceOption,
+  type DeviceSettings,
+  type OptionValue,
+} from './options.ts';
+import { type DaemonPlan, DEFAULT_QUEUES, type PlannedDevice } from './plan.ts';
 
 export type ReloadStep =
   | { readonly kind: 'remove'; readonly device: string }
@@ -38,7 +49,19 @@ const STARTING: readonly (readonly [keyof DaemonPlan, string])[] = [
   ['usesFdStore', 'fdstore'],
 ];
 
-/** Devices go before others come: names and the budget are free then. */
+/** What holds where nothing is said: to say it is no change. */
+const UNSAID: { readonly [Option in DeviceOption]?: OptionValue } = {
+  'guest-page-size': '4096',
+  'logical-block-size': '4096',
+  'backing-io': 'auto',
+  'pool-limit': 0,
+  guarantee: 0,
+  mlock: false,
+  'wipe-on-free': false,
+  'on-new-guest': 'empty',
+  'num-queues': DEFAULT_QUEUES,
+};
+
 export function reloadSteps(
   old: DaemonPlan,
   wanted: DaemonPlan,
@@ -53,32 +76,64 @@ export function reloadSteps(
   for (const { name, isFromFile } of present) {
     if (isFromFile && !isWanted.has(name)) steps.push({ kind: 'remove', device: name });
   }
-  const { budgetBytes } = wanted;
-  if (old.budgetBytes !== budgetBytes) steps.push({ kind: 'budget', bytes: budgetBytes });
-  for (const device of wanted.devices) {
+  const changes = wanted.devices.flatMap((device) => {
     const is = present.find(({ name }) => name === device.name);
-    if (is === undefined) steps.push({ kind: 'add', device });
-    else steps.push(...changeSteps(is, device));
-  }
-  return steps;
+    const had = old.devices.find(({ name }) => name === device.name);
+    return is === undefined ? [{ kind: 'add', device } as const] : changeSteps(is, device, had);
+  });
+  const frees = changes.filter((step) => lowersGuarantee(step, present));
+  const others = changes.filter((step) => !frees.includes(step));
+  const { budgetBytes } = wanted;
+  const budget: ReloadStep[] =
+    old.budgetBytes === budgetBytes ? [] : [{ kind: 'budget', bytes: budgetBytes }];
+  const isRaised = (budgetBytes ?? 0) > (old.budgetBytes ?? 0);
+  const first = isRaised ? [...budget, ...frees] : [...frees, ...budget];
+  return [...steps, ...first, ...others];
 }
 
-function changeSteps(is: PresentDevice, wanted: PlannedDevice): ReloadStep[] {
+function lowersGuarantee(step: ReloadStep, present: readonly PresentDevice[]): boolean {
+  if (step.kind !== 'set' || step.settings.guarantee === undefined) return false;
+  const is = present.find(({ name }) => name === step.device);
+  return Number(step.settings.guarantee) < Number(is?.settings.guarantee ?? 0);
+}
+
+/** `had`: what the file that was read before said of it. */
+function changeSteps(
+  is: PresentDevice,
+  wanted: PlannedDevice,
+  had: PlannedDevice | undefined,
+): ReloadStep[] {
   const { name, settings } = wanted;
   const options = [...Object.keys(is.settings), ...Object.keys(settings)] as DeviceOption[];
+  const valueIn = (all: DeviceSettings, option: DeviceOption) => all[option] ?? UNSAID[option];
   const changed = [...new Set(options)].filter(
-    (option) => is.settings[option] !== settings[option],
+    (option) => valueIn(is.settings, option) !== valueIn(settings, option),
   );
+  const steps: ReloadStep[] = changed
+    .filter((option) => AS_ADDED.has(option))
+    .map((option) => {
+      const how = `a restart, or its removal (rzscontrol --remove ${name}) and another reload`;
+      return { kind: 'refuse', why: `${name}: ${option}: a change takes ${how}` };
+    });
+  const others = changed.filter((option) => !AS_ADDED.has(option));
   if (!is.isInitialised) {
-    const replace: ReloadStep[] =
-      changed.length === 0 ? [] : [{ kind: 'replace', device: name, settings }];
-    return wanted.isInitialised ? [...replace, { kind: 'init', device: name }] : replace;
+    const all = asAdded(settings, is.settings);
+    if (others.length > 0) steps.push({ kind: 'replace', device: name, settings: all });
+    if (wanted.isInitialised) steps.push({ kind: 'init', device: name });
+    return steps;
   }
-  return changed.map((option) => {
-    const value = settings[option];
+  // Once: afterwards the disk is there because somebody has ordered it to be.
+  if (had?.isInitialised === true && !wanted.isInitialised) {
+    const how = `its disk stays until rzscontrol ${name} --reset`;
+    steps.push({ kind: 'refuse', why: `${name}: init: false: ${how}` });
+  }
+  for (const option of others) {
+    const value = valueIn(settings, option);
     if (value !== undefined && CHANGEABLE.has(option)) {
-      return { kind: 'set', device: name, settings: { [option]: value } };
+      steps.push({ kind: 'set', device: name, settings: { [option]: value } });
+      continue;
     }
-    return { kind: 'refuse', why: `${name}: ${option}: a change takes a reset of the device` };
-  });
+    steps.push({ kind: 'refuse', why: `${name}: ${option}: a change takes a reset of the device` });
+  }
+  return steps;
 }

@@ -23,6 +23,9 @@ describe('orders for a device', () => {
     expect(calls({ pool_limit_kb: '64', guarantee_kb: '128' })).toEqual([
       ['set', { device: DEVICE, settings: { 'pool-limit': 65_536, guarantee: 131_072 } }],
     ]);
+    expect(calls({ pool_limit_kb: '0', guarantee_kb: '0' })).toEqual([
+      ['set', { device: DEVICE, settings: { 'pool-limit': 0, guarantee: 0 } }],
+    ]);
   });
 
   it('give parameters to an init that is asked for as well, and nothing where there are none', () => {
@@ -109,9 +112,13 @@ describe('a command line that makes no sense', () => {
       { daemon: true, reload: true },
       /^--daemon: expected it alone, got --reload as well/,
     ],
-    [DEVICE, { memlimit_kb: '0' }, /^--memlimit_kb: expected a number of kB, got '0'$/],
-    [DEVICE, { disksize_kb: '1M' }, /^--disksize_kb: expected a number of kB, got '1M'$/],
-    [DEVICE, { grow_kb: '-4' }, /^--grow_kb: expected a number of kB, got '-4'$/],
+    [
+      DEVICE,
+      { memlimit_kb: '0' },
+      /^--memlimit_kb: expected a number of kB from 1 to 8796093022207, got '0'$/,
+    ],
+    [DEVICE, { disksize_kb: '1M' }, /^--disksize_kb: expected a number of kB from .*, got '1M'$/],
+    [DEVICE, { grow_kb: '-4' }, /^--grow_kb: expected a number of kB from 1 .*, got '-4'$/],
     [DEVICE, { pool_limit_kb: '9007199254740991' }, /^--pool_limit_kb: expected a number of kB/],
   ])('%s %j is refused', (device, said, message) => {
     expect(() => ordersOf(device, said)).toThrow(UsageError);

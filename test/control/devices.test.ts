@@ -103,6 +103,36 @@ describe.skipIf(!isBuilt)('many devices', () => {
     await expect(set({ disksize: '1M' })).rejects.toThrow('expected 12288 kB, what it is, or more');
   });
 
+  it('forget with a reset what was ordered: the settings of the daemon hold again', async () => {
+    const daemon = await start(['--disksize', '8M', '--pool-limit', '4M']);
+    const order = async (...args: string[]) => {
+      expect(await daemon.rzscontrol('ramzswap0', ...args)).toMatchObject({ exitCode: 0 });
+    };
+    const client = await clientOf(daemon);
+    const figures = async () => {
+      const made = await client.call('statistics', { device: 'ramzswap0' });
+      return [made.disksize >> 20, made.pool_limit >> 20];
+    };
+    await order('--disksize_kb=4096', '--pool_limit_kb=2048', '--init');
+    expect(await figures()).toEqual([4, 2]);
+    await order('--pool_limit_kb=0');
+    expect(await figures()).toEqual([4, 0]);
+    await order('--reset', '--init');
+    expect(await figures()).toEqual([8, 4]);
+    await order('--reset', '--init', '--pool_limit_kb=0');
+    expect(await figures()).toEqual([8, 0]);
+  });
+
+  it('take no setting that would have every init refused', async () => {
+    const client = await clientOf(await start());
+    const text = 'memlimit: expected backing-swap with it';
+    const settings = { memlimit: '1M' };
+    await expect(client.call('set', { device: 'ramzswap0', settings })).rejects.toThrow(text);
+    await expect(client.call('add', { device: 'web', settings })).rejects.toThrow(`web: ${text}`);
+    await client.call('init', { device: 'ramzswap0' });
+    expect(await client.call('devices')).toHaveLength(1);
+  });
+
   it('refuse what a front end cannot be told any more', async () => {
     const client = await clientOf(await start());
     const settings = { 'logical-block-size': 512 };

@@ -12,7 +12,7 @@
  */
 
 import { readFileSync } from 'node:fs';
-import { type Document, isNode, LineCounter, parseDocument } from 'yaml';
+import { type Document, isNode, LineCounter, parseDocument, visit } from 'yaml';
 import { z } from 'zod';
 import { UsageError } from '../base/errors.ts';
 import {
@@ -74,14 +74,14 @@ export function readConfigFile(path: string): ConfigFile {
 
 export function parseConfig(text: string, path: string): ConfigFile {
   const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
+  const document = readDocument(text, path, lines);
   const [broken] = document.errors;
   if (broken !== undefined) {
     throw new UsageError(`${path}:${lines.linePos(broken.pos[0]).line}: ${broken.message}`);
   }
   const lineOf = (field: readonly PropertyKey[]) => lineOfField(document, lines, field);
   const at = (...field: string[]) => `${path}:${lineOf(field)}: ${field.join('.')}`;
-  const checked = fileSchema.safeParse(document.toJS() ?? {}, { reportInput: true });
+  const checked = fileSchema.safeParse(contentsOf(document, path, lines), { reportInput: true });
   if (!checked.success) {
     const [issue] = checked.error.issues;
     const field = [...issue!.path, ...(issue!.code === 'unrecognized_keys' ? issue!.keys : [])];
@@ -111,6 +111,31 @@ function readText(path: string): string {
   } catch (error) {
     if (error instanceof UsageError) throw error;
     throw new UsageError(`configuration file: ${(error as Error).message}`);
+  }
+}
+
+/** Throws UsageError for what the parser gives up on, such as nesting that has no end. */
+function readDocument(text: string, path: string, lineCounter: LineCounter): Document {
+  try {
+    return parseDocument(text, { lineCounter, prettyErrors: false });
+  } catch (error) {
+    throw new UsageError(`${path}: ${(error as Error).message}`);
+  }
+}
+
+/** What it says, aliases replaced. Throws UsageError with the place of one that cannot be. */
+function contentsOf(document: Document, path: string, lines: LineCounter): unknown {
+  try {
+    return document.toJS() ?? {};
+  } catch (error) {
+    let position = 0;
+    visit(document, {
+      Alias: (_, alias) => {
+        position = alias.range?.[0] ?? position;
+        return alias.resolve(document) === undefined ? visit.BREAK : undefined;
+      },
+    });
+    throw new UsageError(`${path}:${lines.linePos(position).line}: ${(error as Error).message}`);
   }
 }
 

@@ -10,18 +10,24 @@ import { DEVICE_STATES, type MethodName } from './protocol.ts';
 import { VERSION } from './version.ts';
 
 /** What a setting may be written as; its value is checked where it is used, by parseOption. */
-export function settingSchema({ kind, help, choices }: OptionSpec): z.ZodType {
+export function settingSchema({ kind, help, choices = [] }: OptionSpec): z.ZodType {
   switch (kind) {
     case 'flag':
       return z.boolean().describe(help);
     case 'text':
       return z.string().describe(help);
     case 'size':
-      return z.union([z.number(), z.string()]).describe(`${help}; bytes, or text such as 512M`);
+      return z
+        .union([z.number(), z.string()], { error: 'a size such as 512M or 2G' })
+        .describe(`${help}; bytes, or text such as 512M`);
     case 'count':
       return z.number().describe(help);
-    case 'choice':
-      return z.union([z.enum(choices as readonly [string]), z.number()]).describe(help);
+    case 'choice': {
+      const error = `one of ${choices.join(', ')}`;
+      const words = z.enum(choices as readonly [string], { error });
+      if (!choices.every((choice) => /^\d+$/.test(choice))) return words.describe(help);
+      return z.union([words, z.number()], { error }).describe(help);
+    }
   }
 }
 
@@ -31,6 +37,9 @@ export const deviceSettings = z.strictObject(
     Object.entries(DEVICE_OPTIONS).map(([name, spec]) => [name, settingSchema(spec).optional()]),
   ),
 );
+
+/** Of what is wrong, so much is shown. */
+const SHOWN_LENGTH_MAX = 60;
 
 const device = z.string().describe("the device's name");
 const bytes = z.number().int().positive().describe('bytes');
@@ -187,12 +196,22 @@ export function issueText(issue: z.core.$ZodIssue, whole = 'params'): string {
     return `${[...issue.path, issue.keys[0]!].join('.')}: there is no such setting`;
   }
   const field = issue.path.length === 0 ? whole : issue.path.join('.');
-  const got = issue.input === undefined ? 'nothing' : JSON.stringify(issue.input);
-  return `${field}: expected ${expectedOf(issue)}, got ${got}`;
+  return `${field}: expected ${expectedOf(issue)}, got ${shown(issue.input)}`;
+}
+
+function shown(input: unknown): string {
+  if (input === undefined) return 'nothing';
+  try {
+    const text = JSON.stringify(input);
+    return text.length <= SHOWN_LENGTH_MAX ? text : `${text.slice(0, SHOWN_LENGTH_MAX)}…`;
+  } catch {
+    // By its aliases, a file's can.
+    return 'something that contains itself';
+  }
 }
 
 function expectedOf(issue: z.core.$ZodIssue): string {
-  if (issue.code === 'invalid_union') return 'a number or text';
+  // Said with the schema, where zod's own words would say less.
   if (issue.code !== 'invalid_type') return issue.message;
   return ['object', 'record'].includes(issue.expected) ? 'settings' : issue.expected;
 }

@@ -9,6 +9,12 @@ import { parseConfig, readConfigFile } from '../../src/control/config-file.ts';
 const folder = mkdtempSync(join(tmpdir(), 'rz-config-'));
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
+/** Each line is nine times the one before. */
+const BOMB = [...'bcdefgh'].reduce(
+  (lines, name, i) => `${lines}\n${name}: &${name} [${`*${'abcdefg'[i]}, `.repeat(9)}]`,
+  'a: &a [x]',
+);
+
 const WHOLE = `# A host with two guests.
 socket-dir: /run/ramzswap
 budget: 8G
@@ -77,6 +83,24 @@ describe('a configuration file', () => {
       'defaults:\n  guest-page-size: 512',
       'rz.yaml:2: defaults.guest-page-size: expected one of 4096, 16384, 65536, got 512',
     ],
+    [
+      'log-level: lod',
+      'rz.yaml:1: log-level: expected one of trace, debug, info, warn, error, fatal, silent, got "lod"',
+    ],
+    [
+      'devices:\n  a: { on-new-guest: kept }',
+      'rz.yaml:2: devices.a.on-new-guest: expected one of empty, keep, got "kept"',
+    ],
+    [
+      'defaults:\n  guest-page-size: big',
+      'rz.yaml:2: defaults.guest-page-size: expected one of 4096, 16384, 65536, got "big"',
+    ],
+    ['budget: [1]', 'rz.yaml:1: budget: expected a size such as 512M or 2G, got [1]'],
+    ['devices:\n  web1: *nope', 'rz.yaml:2: Unresolved alias'],
+    ['x: &x 1\ndevices:\n  web1: *x\n  web2: *nope\n  web3: *x', 'rz.yaml:4: Unresolved alias'],
+    [BOMB, 'rz.yaml:8: Excessive alias count'],
+    ['threads: &a [*a]', 'rz.yaml:1: threads: expected number, got something that contains itself'],
+    ['['.repeat(100_000), 'rz.yaml'],
     ['take-over: true', 'rz.yaml:1: take-over: there is no such setting'],
     ['- a', 'rz.yaml:1: the file: expected settings, got ["a"]'],
   ])('%j is refused with its place', (text, reason) => {

@@ -347,12 +347,18 @@ export function checkedSettings(settings: object = {}): DeviceSettings {
   return parseSettings(DEVICE_OPTIONS, settings as Record<string, unknown>, (option) => option);
 }
 
+/** Folders, and a command of rzscontrol (control-options.ts): its device could be given no orders. */
+const NO_NAMES: readonly string[] = ['.', '..', 'top'];
+
 /** A device's name is its serial, its swap label, a file's name and a word of a command line. */
 export function checkName(name: string, where: string): string {
   if (!/^[\x21-\x7e]{1,20}$/.test(name) || name.includes('/') || name.startsWith('-')) {
     throw new UsageError(
       `${where}: expected 1 to 20 printable characters without /, got '${name}'`,
     );
+  }
+  if (NO_NAMES.includes(name)) {
+    throw new UsageError(`${where}: expected a name that means nothing else, got '${name}'`);
   }
   return name;
 }

@@ -2,6 +2,7 @@
 
 import { describe, expect, it } from 'vitest';
 import { parseConfig } from '../../src/control/config-file.ts';
+import { CONTROL_COMMANDS } from '../../src/control/control-options.ts';
 import {
   checkName,
   DAEMON_OPTIONS,
@@ -117,5 +118,9 @@ describe('an option', () => {
 
   it.each(['', 'a b', 'a/b', '-a', 'ä', 'x'.repeat(21)])('%j is no name', (name) => {
     expect(() => checkName(name, 'x')).toThrow('x: expected 1 to 20 printable characters');
+  });
+
+  it.each(['.', '..', ...Object.keys(CONTROL_COMMANDS)])('%j means something else', (name) => {
+    expect(() => checkName(name, 'x')).toThrow('x: expected a name that means nothing else');
   });
 });

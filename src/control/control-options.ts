@@ -97,7 +97,7 @@ export const CONTROL_OPTIONS = {
     help: 'a further device of that name, uninitialised; with --init, a disk at once',
     details:
       'a further device of that name, uninitialised, with the settings given here; with `--init`, a ' +
-      'disk at once',
+      'disk at once, or no device where the disk is refused',
   },
   remove: {
     kind: 'text',

@@ -28,7 +28,16 @@ export async function runOrders(
   orders: Orders,
   manner: Manner,
 ): Promise<Outcome> {
-  for (const call of orders.calls) await order(client, call, manner);
+  for (const [i, call] of orders.calls.entries()) {
+    try {
+      await order(client, call, manner);
+    } catch (error) {
+      // Its disk was refused: the device is not left behind without one, for it was not asked for.
+      const isAdded = call.method === 'init' && orders.calls[i - 1]?.method === 'add';
+      if (isAdded) await undoAdd(client, call.params.device, manner);
+      throw error;
+    }
+  }
   return show(client, orders, manner);
 }
 
@@ -45,6 +54,11 @@ async function order(client: ControlClient, call: ControlCall, { tell }: Manner)
     tell(`${what}: refused`);
     throw await withNearName(client, device, error as Error);
   }
+}
+
+/** If that cannot be either, what was refused first is what is told. */
+async function undoAdd(client: ControlClient, device: string, manner: Manner): Promise<void> {
+  await order(client, { method: 'remove', params: { device } }, manner).catch(() => {});
 }
 
 /** What has become of an order: the state that the device is in, the size that it has, or just that. */

@@ -133,6 +133,21 @@ describe.skipIf(!isBuilt)('many devices', () => {
     expect(await client.call('devices')).toHaveLength(1);
   });
 
+  it('are not left behind when the disk that they are added with is refused', async () => {
+    const daemon = await start(['--num-devices', '0']);
+    const add = (kilobytes: number) =>
+      daemon.rzscontrol('--add', 'web', `--disksize_kb=${kilobytes}`, '--init');
+    expect(await add(4)).toMatchObject({
+      exitCode: 1,
+      stderr: expect.stringContaining('ten pages'),
+    });
+    expect(daemon.has('web')).toBe(false);
+    expect(await add(4096)).toMatchObject({ exitCode: 0 });
+    // Refused because it is there: it stays.
+    expect((await add(4096)).exitCode).toBe(1);
+    expect(daemon.has('web')).toBe(true);
+  });
+
   it('refuse what a front end cannot be told any more', async () => {
     const client = await clientOf(await start());
     const settings = { 'logical-block-size': 512 };

@@ -51,3 +51,10 @@ export class UsageError extends Error {
 export class RefusedError extends Error {
   override readonly name = 'RefusedError';
 }
+
+/** What the user or the environment is to blame for, with what it is about before it; else `error`. */
+export function about(subject: string, error: unknown): unknown {
+  if (error instanceof UsageError) return new UsageError(`${subject}: ${error.message}`);
+  if (!(error instanceof RefusedError || error instanceof SystemError)) return error;
+  return new RefusedError(`${subject}: ${error.message}`);
+}

@@ -56,8 +56,10 @@ export interface ConfigDevice {
   readonly settings: DeviceSettings;
   /** It gets its disk at the start. */
   readonly isInitialised: boolean;
-  /** Where a setting of it is, for errors. */
+  /** Where a setting of it is, for errors: its own, or one of the defaults. */
   readonly where: (option: string) => string;
+  /** Its file and line only. */
+  readonly place: (option: string) => string;
 }
 
 export interface ConfigFile {
@@ -65,6 +67,8 @@ export interface ConfigFile {
   readonly daemon: DaemonSettings;
   readonly defaults: DeviceSettings;
   readonly devices: ReadonlyMap<string, ConfigDevice>;
+  /** Where a setting of the daemon is, for errors. */
+  readonly where: (option: string) => string;
 }
 
 /** Throws UsageError with file, line, field. */
@@ -90,16 +94,23 @@ export function parseConfig(text: string, path: string): ConfigFile {
   const { defaults, devices, ...daemon } = checked.data;
   const deviceEntries = Object.entries(devices ?? {}).map(([name, settings]) => {
     const { init = true, ...rest } = settings ?? {};
-    const where = (option: string) => at('devices', name, option);
+    const fieldOf = (option: string) => {
+      const isOwn = document.hasIn(['devices', name, option]);
+      const isDefault = !isOwn && document.hasIn(['defaults', option]);
+      return isDefault ? ['defaults', option] : ['devices', name, option];
+    };
+    const where = (option: string) => at(...fieldOf(option));
+    const place = (option: string) => `${path}:${lineOf(fieldOf(option))}`;
     checkName(name, `${path}:${lineOf(['devices', name])}: devices`);
     const parsed = parseSettings(DEVICE_OPTIONS, rest, where);
-    return [name, { settings: parsed, isInitialised: init === true, where }] as const;
+    return [name, { settings: parsed, isInitialised: init === true, where, place }] as const;
   });
   return {
     path,
     daemon: parseSettings(DAEMON_OPTIONS, daemon, (option) => at(option)),
     defaults: parseSettings(DEVICE_OPTIONS, defaults ?? {}, (option) => at('defaults', option)),
     devices: new Map(deviceEntries),
+    where: (option) => at(option),
   };
 }
 

@@ -11,7 +11,7 @@
 
 import { resolve } from 'node:path';
 import { type Logger, pino } from 'pino';
-import { RefusedError, SystemError } from '../base/errors.ts';
+import { about, RefusedError, SystemError } from '../base/errors.ts';
 import { formatBytes } from '../base/units.ts';
 import { abortWith, exitNow, type ListeningSocket, listeningSocket } from '../device/endpoint.ts';
 import { FdStore } from '../device/fd-store.ts';
@@ -25,7 +25,13 @@ import type { ManagedDevice } from './managed-device.ts';
 import { controlMethods, type DaemonActions, faultMethods } from './methods.ts';
 import type { MetricsServer } from './metrics-server.ts';
 import { checkedSettings, checkName, checkSettingsOf, type DeviceSettings } from './options.ts';
-import { type DaemonPlan, type GivenSettings, makePlan, merged } from './plan.ts';
+import {
+  type DaemonPlan,
+  type GivenSettings,
+  makePlan,
+  merged,
+  type PlannedDevice,
+} from './plan.ts';
 import type { DaemonStatus, ReloadResult } from './protocol.ts';
 import { type ReloadStep, reloadSteps } from './reload.ts';
 import { serveControl } from './server.ts';
@@ -95,6 +101,7 @@ class Daemon implements DaemonActions {
     this.#log = log;
     const host = {
       logOf: (device: string) => log.child({ device }),
+      userOfSwap: (path: string) => this.#devices.userOfSwap(path),
       hasFaults: HAS_FAULT_INJECTION,
       storeDirectory: plan.storeDirectory,
       queueThreads: plan.queueThreads,
@@ -145,11 +152,7 @@ class Daemon implements DaemonActions {
   async #open(): Promise<void> {
     try {
       makeSocketDirectory(this.#plan);
-      for (const { name, settings, isInitialised } of this.#plan.devices) {
-        const device = this.#devices.add(name, settings);
-        if (this.#plan.configPath !== undefined) this.#fromFile.add(name);
-        if (isInitialised) await device.init();
-      }
+      for (const planned of this.#plan.devices) await this.#openDevice(planned);
       if (this.#plan.frontEnd.kind === 'directory') await this.#findDevices();
       await this.#openMetrics();
       // Told to end meanwhile: what is opened from here on would be left.
@@ -164,6 +167,17 @@ class Daemon implements DaemonActions {
       await this.#devices.stop(STOP_MILLIS_MAX);
       for (const device of this.#devices.all) device.abandonNewStore();
       throw error;
+    }
+  }
+
+  async #openDevice({ name, settings, isInitialised, place }: PlannedDevice): Promise<void> {
+    const device = this.#devices.add(name, settings);
+    if (this.#plan.configPath !== undefined) this.#fromFile.add(name);
+    if (!isInitialised) return;
+    try {
+      await device.init();
+    } catch (error) {
+      throw place === undefined ? error : placed(name, place, error);
     }
   }
 
@@ -224,14 +238,15 @@ class Daemon implements DaemonActions {
 
   /** Its libraries are loaded where it is asked for. */
   async #openMetrics(): Promise<void> {
-    const { metrics, isTakeOver } = this.#plan;
+    const { metrics, metricsSaid, isTakeOver } = this.#plan;
     if (metrics === undefined) return;
     const { serveMetrics } = await import('./metrics-server.ts');
     const source = {
       daemon: () => this.status(),
       devices: () => this.#devices.all.map((device) => device.status),
     };
-    this.#metrics = await serveMetrics(metrics, source, isTakeOver ? PORT_MILLIS_MAX : 0);
+    const waitMillis = isTakeOver ? PORT_MILLIS_MAX : 0;
+    this.#metrics = await serveMetrics(metrics, source, { waitMillis, said: metricsSaid });
     this.#log.info(`metrics at ${this.#metrics.address}`);
   }
 
@@ -457,6 +472,15 @@ class Daemon implements DaemonActions {
       this.#log.warn(`service manager not told: ${error.message}`);
     }
   }
+}
+
+/** An error that names a device and perhaps one of its options, with the line that is about it. */
+function placed(name: string, place: (option: string) => string, error: unknown): unknown {
+  const { message } = error as Error;
+  const text = message.startsWith(`${name}: `) ? message.slice(name.length + 2) : '';
+  // A backing swap is spoken of as such, with its path.
+  const [, option = ''] = /^(backing swap|[a-z-]+)\b/.exec(text) ?? [];
+  return about(place(option.replace(' ', '-')), error);
 }
 
 function openLog(level: string): Logger {

@@ -3,10 +3,10 @@
  * the backing swap, whose size is the disk's.
  */
 
-import { closeSync } from 'node:fs';
+import { closeSync, fstatSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { type BackingFile, openBackingFile } from '../backing/backing-file.ts';
-import { RefusedError } from '../base/errors.ts';
+import { about, RefusedError } from '../base/errors.ts';
 import { bytesToPages, formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { type BackingIoKind, backingOptions } from '../device/backing.ts';
 import type { DeviceTerms } from '../device/device-terms.ts';
@@ -109,9 +109,21 @@ interface Ram {
 
 /**
  * The disk of a device, as its settings say. Opens its backing swap and its files, which are the
- * caller's. Throws RefusedError for what cannot be.
+ * caller's. Throws RefusedError for what cannot be, with the device's name.
  */
 export function diskOptions(
+  terms: DeviceTerms,
+  settings: DeviceSettings,
+  surroundings: DiskSurroundings,
+): DiskOptions {
+  try {
+    return openedOptions(terms, settings, surroundings);
+  } catch (error) {
+    throw about(terms.name, error);
+  }
+}
+
+function openedOptions(
   terms: DeviceTerms,
   settings: DeviceSettings,
   { log, hasFaults, storeDirectory, fdStore, budget }: DiskSurroundings,
@@ -120,15 +132,15 @@ export function diskOptions(
   const { guestPageBytes, backingSwap } = wishes;
   if (backingSwap !== undefined && (terms.queueThreads ?? 1) > 1) {
     throw new RefusedError(
-      `${terms.name}: backing-swap: expected --queue-threads 1: one thread keeps the order of its I/O`,
+      `backing-swap: expected --queue-threads 1: one thread keeps the order of its I/O`,
     );
   }
   const ram = ramOf(wishes);
   const file = backingSwap === undefined ? undefined : openBackingFile(backingSwap, guestPageBytes);
   try {
     const diskBytes = diskSize(wishes, file, ram, log);
-    checkDiskSize(diskBytes, guestPageBytes, file !== undefined);
     const diskBytesMax = diskSizeMax(wishes, diskBytes);
+    if (file !== undefined) warnOfMode(file, log);
     warnOfSize(diskBytesMax, file === undefined, ram, log);
     const memlimitBytes = file === undefined ? 0 : memlimit(wishes, diskBytes, ram, log);
     const identity = {
@@ -164,6 +176,14 @@ export function closeDiskOptions({ files, backing }: DiskOptions): void {
   if (files === undefined) return;
   closeSync(files.fd);
   closeSync(files.arenaFd);
+}
+
+/** As swapon(8) does: what guests have swapped out lies there, compressed or not. */
+function warnOfMode({ fd, path }: BackingFile, log: Log): void {
+  const status = fstatSync(fd);
+  if (!status.isFile() || (status.mode & 0o077) === 0) return;
+  const mode = (status.mode & 0o777).toString(8).padStart(4, '0');
+  log.warn(`backing swap ${path}: insecure permissions ${mode}, 0600 suggested`);
 }
 
 function warnOfSize(diskBytesMax: number, isAllInMemory: boolean, ram: Ram, log: Log): void {
@@ -231,13 +251,14 @@ export function changedMemlimit(device: DiskOptions, bytes: unknown): number {
   }
   if (typeof bytes !== 'number' || !Number.isSafeInteger(bytes) || bytes < PAGE_BYTES) {
     throw new RefusedError(
-      `memlimit: expected a page (${PAGE_BYTES} bytes) at least, got ${bytes}`,
+      `${device.name}: memlimit: expected a page (${PAGE_BYTES} bytes) at least, got ${bytes}`,
     );
   }
   if (bytes > device.diskBytes) {
     const most = formatBytes(device.diskBytes);
     throw new RefusedError(
-      `memlimit: expected the backing swap's size (${most}) at most, got ${formatBytes(bytes)}`,
+      `${device.name}: memlimit: expected the backing swap's size (${most}) at most, got ` +
+        formatBytes(bytes),
     );
   }
   return bytesToPages(bytes) * PAGE_BYTES;
@@ -251,11 +272,14 @@ export function grownDiskSize(device: DiskOptions, now: number, bytes: unknown):
   }
   if (typeof bytes !== 'number' || !Number.isSafeInteger(bytes) || bytes < now) {
     const got = typeof bytes === 'number' ? kilobytes(bytes) : bytes;
-    throw new RefusedError(`disksize: expected ${kilobytes(now)}, what it is, or more, got ${got}`);
+    const least = `${kilobytes(now)}, what it is, or more`;
+    throw new RefusedError(`${name}: disksize: expected ${least}, got ${got}`);
   }
   if (bytes > diskBytesMax) {
     const [most, got] = [kilobytes(diskBytesMax), kilobytes(bytes)];
-    throw new RefusedError(`disksize: expected ${most} (--max-disksize) at most, got ${got}`);
+    throw new RefusedError(
+      `${name}: disksize: expected ${most} (max-disksize) at most, got ${got}`,
+    );
   }
   return Math.floor(bytes / guestPageBytes) * guestPageBytes;
 }
@@ -290,16 +314,23 @@ function diskSize(wishes: DiskWishes, file: BackingFile | undefined, ram: Ram, l
   const given = file === undefined ? wishes.diskBytes : file.map.pages * PAGE_BYTES;
   const asked = given ?? ram.bytes * DISK_SHARE_OF_RAM;
   const bytes = Math.floor(asked / wishes.guestPageBytes) * wishes.guestPageBytes;
+  checkDiskSize(bytes, asked, wishes.guestPageBytes, file !== undefined);
   if (given === undefined) {
     log.info(`disksize not given: ${formatBytes(bytes)}, a quarter of ${ram.text}`);
   }
   return bytes;
 }
 
-function checkDiskSize(diskBytes: number, guestPageBytes: number, isBacked: boolean): void {
+/** `asked`: before it was rounded to pages. */
+function checkDiskSize(
+  diskBytes: number,
+  asked: number,
+  guestPageBytes: number,
+  isBacked: boolean,
+): void {
   const what = isBacked ? 'backing swap' : 'disksize';
   if (diskBytes < guestPageBytes * GUEST_PAGES_MIN) {
-    throw new RefusedError(`${what}: expected ten pages at least, got ${diskBytes} bytes`);
+    throw new RefusedError(`${what}: expected ten pages at least, got ${formatBytes(asked)}`);
   }
   const slotsMax = isBacked ? BACKED_SLOTS_MAX : SLOTS_MAX;
   if (diskBytes / PAGE_BYTES > slotsMax) {

@@ -4,6 +4,7 @@
  * device.
  */
 
+import { statSync } from 'node:fs';
 import { RefusedError } from '../base/errors.ts';
 import { ReactorThread, type ReactorThreadEvents } from '../device/reactor-thread.ts';
 import { type DeviceHost, ManagedDevice } from './managed-device.ts';
@@ -47,6 +48,17 @@ export class Devices {
     const there = names.length === 0 ? 'none' : names.slice(0, 8).join(', ');
     const more = names.length > 8 ? `, … (${names.length})` : '';
     throw new RefusedError(`no device '${name}': this daemon has ${there}${more}`);
+  }
+
+  /** Which of them has its backing swap at `path`, whatever else leads there. */
+  userOfSwap(path: string): string | undefined {
+    try {
+      const status = statSync(path);
+      return this.all.find((device) => device.hasSwap(status))?.name;
+    } catch {
+      // Whoever opens it says why it cannot be.
+      return undefined;
+    }
   }
 
   /** Makes a device, uninitialised; nobody can connect yet. Throws RefusedError. */

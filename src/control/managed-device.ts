@@ -7,6 +7,7 @@
  *        └──────── reset ─────────┘  └──────────── stops them ────────────────┘
  */
 
+import { fstatSync, type Stats } from 'node:fs';
 import type { Faults } from '../backing/fault-io.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
 import { formatBytes } from '../base/units.ts';
@@ -55,6 +56,8 @@ export interface DeviceHost {
   /** Some device has more or less of it now, or may have. */
   sharesChanged(): void;
   logOf(device: string): Log;
+  /** Which of the daemon's devices has its backing swap there, if one does. */
+  userOfSwap(path: string): string | undefined;
   /** Where the service manager keeps the device's store, if it does. */
   fdStore(device: string): FdStore | undefined;
 }
@@ -183,6 +186,7 @@ export class ManagedDevice {
       if (this.#disk !== undefined) throw new RefusedError(`${this.name}: already initialised`);
       const all = this.#withSettings(settings);
       checkSettingsOf(this.name, all);
+      this.#checkSwapIsFree(all['backing-swap'] as string | undefined);
       const fdStore = this.#host.fdStore(this.name);
       const options = this.#withShare(all, (budget) => {
         return diskOptions(this.terms, all, { ...this.#host, log: this.#log, fdStore, budget });
@@ -202,6 +206,20 @@ export class ManagedDevice {
       const { disksize = options.diskBytes } = this.thread.statistics(this.name) ?? {};
       this.#log.info(`initialised: ${formatBytes(disksize)}`);
     });
+  }
+
+  /** The lock on it would say no more than that some process has it. Throws RefusedError. */
+  #checkSwapIsFree(path: string | undefined): void {
+    const user = path === undefined ? undefined : this.#host.userOfSwap(path);
+    if (user === undefined) return;
+    throw new RefusedError(`${this.name}: backing swap ${path}: ${user} of this daemon has it`);
+  }
+
+  /** Whether its backing swap is that file or device. */
+  hasSwap({ dev, ino, rdev }: Stats): boolean {
+    if (this.#disk?.backing === undefined) return false;
+    const own = fstatSync(this.#disk.backing.fd);
+    return own.isBlockDevice() ? own.rdev === rdev : own.dev === dev && own.ino === ino;
   }
 
   /**

@@ -15,7 +15,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { type AddressInfo, isIPv4, type Socket } from 'node:net';
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { RefusedError, UsageError } from '../base/errors.ts';
+import { about, RefusedError, UsageError } from '../base/errors.ts';
 import { frontEndAccess, type ListeningSocket, openListeningSocket } from '../device/endpoint.ts';
 import {
   type MetricsFormat,
@@ -54,24 +54,31 @@ type Endpoint =
   | { readonly path: string }
   | { readonly host: string; readonly port: number; readonly name: string };
 
-/**
- * Begins to serve at `where`; throws UsageError (what it says), RefusedError (in use) or SystemError.
- * `waitMillis`: how long another daemon, which is about to end, may still be there.
- */
+export interface MetricsManner {
+  /** How long another daemon, which is about to end, may still be there. */
+  readonly waitMillis?: number;
+  /** What asks for it, for errors. */
+  readonly said?: string;
+}
+
+/** Begins to serve at `where`; throws UsageError (what it says), RefusedError (in use) or SystemError. */
 export async function serveMetrics(
   where: string,
   source: MetricsSource,
-  waitMillis = 0,
+  { waitMillis = 0, said = '--metrics' }: MetricsManner = {},
 ): Promise<MetricsServer> {
-  const endpoint = parseEndpoint(where);
+  const endpoint = parseEndpoint(where, said);
   const deadline = performance.now() + waitMillis;
   for (;;) {
     try {
       return await open(endpoint, where, source);
     } catch (error) {
-      if (!(error instanceof RefusedError) || performance.now() >= deadline) throw error;
+      if (error instanceof RefusedError && performance.now() < deadline) {
+        await sleep(RETRY_MILLIS);
+        continue;
+      }
+      throw about(said, error);
     }
-    await sleep(RETRY_MILLIS);
   }
 }
 
@@ -102,7 +109,7 @@ async function open(
     await listen(server, socket === undefined ? endpoint : { fd: socket.fd });
   } catch (error) {
     socket?.remove();
-    throw new RefusedError(`--metrics ${where}: ${(error as Error).message}`);
+    throw new RefusedError(`${where}: ${(error as Error).message}`);
   }
   // An accept that failed is one client's loss, not the daemon's.
   server.on('error', () => {});
@@ -173,9 +180,9 @@ function listen(server: Server, options: object): Promise<void> {
 }
 
 /** A text with a slash is a path, all else an address and a port. */
-export function parseEndpoint(where: string): Endpoint {
+export function parseEndpoint(where: string, said = '--metrics'): Endpoint {
   const refuse = (why: string): never => {
-    throw new UsageError(`--metrics: ${why}, got '${where}'`);
+    throw new UsageError(`${said}: ${why}, got '${where}'`);
   };
   if (where.includes('/')) return { path: where };
   const [, name = '', digits = ''] = /^(\[[\da-fA-F:.]+\]|[^:[\]]+):(\d{1,5})$/.exec(where) ?? [];

@@ -321,7 +321,7 @@ export function parseOption(spec: OptionSpec, raw: unknown, where: string): Opti
       return choices.includes(String(raw)) ? String(raw) : refuse(`one of ${choices.join(', ')}`);
     }
     case 'text':
-      return typeof raw === 'string' && raw !== '' ? raw : refuse('text');
+      return typeof raw === 'string' && raw !== '' ? raw : refuse('text that is not empty');
   }
 }
 
@@ -383,8 +383,15 @@ export function asAdded(settings: DeviceSettings, has: DeviceSettings): DeviceSe
   ]);
 }
 
-/** Throws UsageError with what cannot be said together; `where` names each. */
-export function checkTogether(settings: DeviceSettings, where: (option: string) => string): void {
+/**
+ * Throws UsageError with what cannot be said together; `where` names what is wrong, `other` what it does
+ * or does not go with.
+ */
+export function checkTogether(
+  settings: DeviceSettings,
+  where: (option: string) => string,
+  other = where,
+): void {
   const has = (option: DeviceOption) => settings[option] !== undefined;
   const refuse = (options: readonly DeviceOption[], why: string) => {
     throw new UsageError(`${options.map(where).join(', ')}: ${why}`);
@@ -396,16 +403,16 @@ export function checkTogether(settings: DeviceSettings, where: (option: string) 
     );
   }
   if (has('backing-swap') && has('max-disksize')) {
-    refuse(['max-disksize'], `expected no ${where('backing-swap')} with it, which sets the size`);
+    refuse(['max-disksize'], `expected no ${other('backing-swap')} with it, which sets the size`);
   }
   if (has('memlimit') && !has('backing-swap')) {
     refuse(
       ['memlimit'],
-      `expected ${where('backing-swap')} with it; without one, see ${where('pool-limit')}`,
+      `expected ${other('backing-swap')} with it; without one, see ${other('pool-limit')}`,
     );
   }
   if (has('backing-io') && settings['backing-io'] !== 'auto' && !has('backing-swap')) {
-    refuse(['backing-io'], `expected ${where('backing-swap')} with it`);
+    refuse(['backing-io'], `expected ${other('backing-swap')} with it`);
   }
 }
 

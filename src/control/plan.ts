@@ -11,6 +11,7 @@ import type { ConfigFile } from './config-file.ts';
 import {
   checkName,
   checkTogether,
+  type DaemonOption,
   type DaemonSettings,
   type DeviceOption,
   type DeviceSettings,
@@ -29,6 +30,8 @@ export interface PlannedDevice {
   readonly settings: DeviceSettings;
   /** It gets its disk at the start. */
   readonly isInitialised: boolean;
+  /** File and line of one of its options, or of what is said of it at all, where a file says that. */
+  readonly place?: (option: string) => string;
 }
 
 /** Where front ends connect. */
@@ -55,6 +58,8 @@ export interface DaemonPlan {
   readonly queueThreads: number;
   readonly budgetBytes: number | undefined;
   readonly metrics: string | undefined;
+  /** What asked for it, for errors. */
+  readonly metricsSaid: string;
   readonly storeDirectory: string | undefined;
   /** The service manager keeps the store. */
   readonly usesFdStore: boolean;
@@ -73,7 +78,11 @@ export function makePlan(
 ): DaemonPlan {
   const daemon: DaemonSettings = { ...file?.daemon, ...given.daemon };
   checkTogether(given.device, onCommandLine);
-  const frontEnd = frontEndPlan(daemon, hasPassedSockets);
+  const said = (option: DaemonOption) =>
+    given.daemon[option] === undefined && file?.daemon[option] !== undefined
+      ? file.where(option)
+      : onCommandLine(option);
+  const frontEnd = frontEndPlan(daemon, hasPassedSockets, file);
   const isMany = frontEnd.kind === 'directory' || file !== undefined;
   if (isMany) refuseForMany(given.daemon);
   else refuseForOne(given.daemon);
@@ -81,7 +90,7 @@ export function makePlan(
   const text = (option: keyof DaemonSettings) => daemon[option] as string | undefined;
   const number = (option: keyof DaemonSettings) => daemon[option] as number | undefined;
   if (daemon.fdstore === true && daemon['store-dir'] !== undefined) {
-    throw new UsageError('--fdstore, --store-dir: expected one of them');
+    throw new UsageError(`${said('fdstore')}, ${said('store-dir')}: expected one of them`);
   }
   const devices = isMany
     ? [...manyDevices(number('num-devices'), defaults, file), ...fileDevices(defaults, file)]
@@ -99,19 +108,27 @@ export function makePlan(
     queueThreads: number('queue-threads') ?? 1,
     budgetBytes: number('budget'),
     metrics: text('metrics'),
+    metricsSaid: said('metrics'),
     storeDirectory: text('store-dir'),
     usesFdStore: daemon.fdstore === true,
     isTakeOver: daemon['take-over'] === true,
   };
-  checkPlan(plan);
+  checkPlan(plan, said);
   return plan;
 }
 
-function frontEndPlan(daemon: DaemonSettings, hasPassedSockets: boolean): FrontEndPlan {
+function frontEndPlan(
+  daemon: DaemonSettings,
+  hasPassedSockets: boolean,
+  file: ConfigFile | undefined,
+): FrontEndPlan {
   const given = (['socket-path', 'fd', 'socket-dir'] as const).filter(
     (option) => daemon[option] !== undefined,
   );
   if (given.length === 0 && hasPassedSockets) return { kind: 'passed' };
+  if (given.length === 0 && file !== undefined) {
+    throw new UsageError(`${file.path}: expected socket-dir in it, or --socket-dir DIR with it`);
+  }
   if (given.length !== 1) {
     throw new UsageError('expected one of --socket-path PATH, --socket-dir DIR and --fd N');
   }
@@ -165,10 +182,10 @@ export function fileDevices(
   defaults: DeviceSettings,
   file: ConfigFile | undefined,
 ): PlannedDevice[] {
-  return [...(file?.devices ?? [])].map(([name, { settings, isInitialised, where }]) => {
+  return [...(file?.devices ?? [])].map(([name, { settings, isInitialised, where, place }]) => {
     const all = merged(defaults, settings);
-    checkTogether(all, where);
-    return { name, settings: all, isInitialised };
+    checkTogether(all, where, (option) => option);
+    return { name, settings: all, isInitialised, place };
   });
 }
 
@@ -181,12 +198,16 @@ export function merged(base: DeviceSettings, specific: DeviceSettings): DeviceSe
   return { ...Object.fromEntries(kept), ...specific };
 }
 
-function checkPlan({ devices, queueThreads, usesFdStore, frontEnd }: DaemonPlan): void {
+function checkPlan(
+  { devices, queueThreads, usesFdStore, frontEnd }: DaemonPlan,
+  said: (option: DaemonOption) => string,
+): void {
   for (const { name, settings } of devices) {
     const queues = (settings['num-queues'] as number | undefined) ?? DEFAULT_QUEUES;
     if (queueThreads > queues) {
       throw new UsageError(
-        `--queue-threads: expected a queue for each (--num-queues: ${queues}), got ${queueThreads}`,
+        `${said('queue-threads')}: expected a queue for each (num-queues of ${name}: ${queues}), ` +
+          `got ${queueThreads}`,
       );
     }
     const isOne = frontEnd.kind !== 'directory';
@@ -196,7 +217,9 @@ function checkPlan({ devices, queueThreads, usesFdStore, frontEnd }: DaemonPlan)
       );
     }
     if (usesFdStore && name.includes(':')) {
-      throw new UsageError(`--fdstore: expected a --name without a colon with it, got '${name}'`);
+      throw new UsageError(
+        `${said('fdstore')}: expected names without a colon with it, got '${name}'`,
+      );
     }
   }
 }

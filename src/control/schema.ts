@@ -193,7 +193,8 @@ export function wrongParams(schema: z.ZodObject, params: unknown): string | unde
 /** One issue as `field: expected …, got …`. */
 export function issueText(issue: z.core.$ZodIssue, whole = 'params'): string {
   if (issue.code === 'unrecognized_keys') {
-    return `${[...issue.path, issue.keys[0]!].join('.')}: there is no such setting`;
+    const what = issue.path.length === 0 && whole === 'params' ? 'parameter' : 'setting';
+    return `${[...issue.path, issue.keys[0]!].join('.')}: there is no such ${what}`;
   }
   const field = issue.path.length === 0 ? whole : issue.path.join('.');
   return `${field}: expected ${expectedOf(issue)}, got ${shown(issue.input)}`;

@@ -139,7 +139,7 @@ describe.skipIf(!isBuilt)('many devices', () => {
       daemon.rzscontrol('--add', 'web', `--disksize_kb=${kilobytes}`, '--init');
     expect(await add(4)).toMatchObject({
       exitCode: 1,
-      stderr: expect.stringContaining('ten pages'),
+      stderr: 'rzscontrol: web: disksize: expected ten pages at least, got 4 KiB',
     });
     expect(daemon.has('web')).toBe(false);
     expect(await add(4096)).toMatchObject({ exitCode: 0 });
@@ -161,6 +161,9 @@ describe.skipIf(!isBuilt)('many devices', () => {
     const call = (method: string, params: object) => client.call(method, params);
     await expect(call('statistics', {})).rejects.toThrow(
       'statistics: device: expected string, got nothing',
+    );
+    await expect(call('reset', { device: 'ramzswap0', force: true })).rejects.toThrow(
+      'reset: force: there is no such parameter',
     );
     await expect(call('grow', { device: 'ramzswap0', bytes: 'x' })).rejects.toThrow(
       'grow: bytes: expected number, got "x"',
@@ -352,6 +355,23 @@ describe.skipIf(!isBuilt)('many devices', () => {
       expect(readdirSync(folder.path)).toEqual(['rz.yaml']);
     },
   );
+
+  it.each([
+    [
+      'a: { disksize: 8M, max-disksize: 4M }',
+      '3: a: max-disksize: expected 8 MiB .disksize. at least',
+    ],
+    ['a:\n    num-queues: 3\n    backing-swap: /none', '5: a: backing swap /none: ENOENT'],
+    ['a:\n    disksize: 512', '4: a: disksize: expected ten pages at least, got 512 B'],
+    ['a:\nmetrics: 0.0.0.0:1', '4: metrics: expected 127.0.0.1:PORT'],
+  ])('are refused with file, line and name: %s', async (devices, reason) => {
+    const folder = makeFolder();
+    cleanUps.push(folder.remove);
+    const path = `${folder.path}/rz.yaml`;
+    writeFileSync(path, `socket-dir: ${folder.path}\ndevices:\n  ${devices}\n`);
+    const starting = ManyDaemon.start([], () => ['--config', path], folder);
+    await expect(starting).rejects.toThrow(new RegExp(`ramzswapd: ${path}:${reason}`));
+  });
 
   it('are refused all together where one cannot be: nothing is left', async () => {
     const folder = await start();

@@ -24,6 +24,7 @@ function setUp(obeys: (kind: Order['kind']) => boolean) {
   const host = {
     ...{ hasFaults: false, storeDirectory: undefined, queueThreads: 1, budget: undefined },
     isStarting: () => false,
+    userOfSwap: () => undefined,
     sharesChanged: () => {},
     logOf: () => ({ info: () => {}, warn: () => {} }),
     fdStore: () => undefined,

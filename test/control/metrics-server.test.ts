@@ -101,7 +101,7 @@ describe('where', () => {
     const [first, path] = [await serve(), join(folder.path, 'm.sock')];
     const second = await serve(undefined, path);
     const waiting = [new URL(first.address).host, path].map((where) =>
-      serveMetrics(where, new StatusSource(), 10_000),
+      serveMetrics(where, new StatusSource(), { waitMillis: 10_000 }),
     );
     await sleep(200);
     first.close();

@@ -56,7 +56,7 @@ describe('a plan', () => {
     ].join('\n');
     const { frontEnd, threads, devices } = plan({ 'pool-limit': '200M', threads: '5' }, file);
     expect([frontEnd, threads]).toEqual([{ kind: 'directory', path: '/from/file' }, 5]);
-    expect(devices).toEqual([
+    expect(devices).toMatchObject([
       {
         name: 'a',
         settings: { disksize: 2 ** 30, 'pool-limit': 200 << 20, mlock: true },
@@ -95,6 +95,34 @@ describe('a plan', () => {
   ])('refuses %o', (given, reason) => {
     expect(() => plan(given)).toThrow(reason);
   });
+
+  it.each([
+    ['devices:', 'rz.yaml: expected socket-dir in it, or --socket-dir DIR with it'],
+    [
+      'socket-dir: a\nfdstore: true\nstore-dir: b',
+      'rz.yaml:2: fdstore, rz.yaml:3: store-dir: expected one of them',
+    ],
+    [
+      'socket-dir: a\nqueue-threads: 9\ndevices:\n  a:\n  b: { num-queues: 8 }',
+      'rz.yaml:2: queue-threads: expected a queue for each (num-queues of b: 8), got 9',
+    ],
+    [
+      'socket-dir: a\ndefaults:\n  memlimit: 5M\ndevices:\n  a: {}',
+      'rz.yaml:3: defaults.memlimit: expected backing-swap with it; without one, see pool-limit',
+    ],
+    [
+      'socket-dir: a\ndevices:\n  a:\n    disksize: 8M\n    backing-swap: /b',
+      'rz.yaml:4: devices.a.disksize, rz.yaml:5: devices.a.backing-swap: expected one of them',
+    ],
+  ])('names file and line: %j', (file, reason) => {
+    expect(() => plan({}, file)).toThrow(reason);
+  });
+
+  it('says where a setting was said', () => {
+    const file = 'socket-dir: a\nmetrics: 127.0.0.1:1';
+    expect(plan({}, file).metricsSaid).toBe('rz.yaml:2: metrics');
+    expect(plan({ metrics: '127.0.0.1:2' }, file).metricsSaid).toBe('--metrics');
+  });
 });
 
 describe('an option', () => {
@@ -113,7 +141,9 @@ describe('an option', () => {
       "x: expected a number from 1 to 256, got '0'",
     );
     expect(() => parseOption(DEVICE_OPTIONS.disksize, [1], 'x')).toThrow('x: expected a size');
-    expect(() => parseOption(DAEMON_OPTIONS['socket-dir'], '', 'x')).toThrow('x: expected text');
+    expect(() => parseOption(DAEMON_OPTIONS['socket-dir'], '', 'x')).toThrow(
+      'x: expected text that is not empty',
+    );
   });
 
   it.each(['', 'a b', 'a/b', '-a', 'ä', 'x'.repeat(21)])('%j is no name', (name) => {

@@ -117,7 +117,7 @@ describe.skipIf(!isBuilt)('ramzswap-run', () => {
     const run = start('--backing-swap', '/nonexistent', '--', 'sh', '-c', 'echo started');
     expect(await run.ended()).toEqual({ code: 1, signal: null });
     expect(run.stderr).toBe(
-      'ramzswapd: backing swap /nonexistent: ENOENT (no such file or directory)\n' +
+      'ramzswapd: ramzswap0: backing swap /nonexistent: ENOENT (no such file or directory)\n' +
         'ramzswap-run: no disk: ramzswapd ended with status 1\n',
     );
     expect(run.stdout).toBe('');

@@ -198,7 +198,7 @@ describe.skipIf(!isBuilt)('a daemon with a configuration file', () => {
     expect(done).toEqual([]);
     expect(refused).toEqual([
       'threads: a change takes a restart',
-      'disksize: expected 8192 kB, what it is, or more, got 4096 kB',
+      'a: disksize: expected 8192 kB, what it is, or more, got 4096 kB',
       'a: wipe-on-free: a change takes a reset of the device',
     ]);
   });

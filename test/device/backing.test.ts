@@ -4,7 +4,7 @@
  */
 
 import { execFileSync } from 'node:child_process';
-import { truncateSync } from 'node:fs';
+import { chmodSync, rmSync, symlinkSync, truncateSync } from 'node:fs';
 import { execa } from 'execa';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { Faults } from '../../src/backing/fault-io.ts';
@@ -17,6 +17,7 @@ import {
 import { Daemon, isBuilt, RAMZSWAPD, RZSCONTROL, sleep } from '../driver/daemon.ts';
 import { GuestDriver } from '../driver/guest-driver.ts';
 import { joined } from '../driver/layouts.ts';
+import { ManyDaemon } from '../driver/many-daemon.ts';
 import { MultiQueueGuest } from '../driver/multi-queue.ts';
 import { Random } from '../driver/random.ts';
 import { read, write } from '../driver/requests.ts';
@@ -175,6 +176,27 @@ describe.skipIf(!isBuilt)('the disk of a backing swap', () => {
     expect(refused.stderr).toMatch(/in use by another process/);
     await daemon.stop();
     await start(['--backing-swap', path]);
+  });
+
+  it('is refused while another device of the same daemon has it, with its name', async () => {
+    const path = swapFile(MIB);
+    chmodSync(path, 0o644);
+    const link = `${path}.link`;
+    symlinkSync(path, link);
+    cleanUps.push(() => rmSync(link));
+    const daemon = await ManyDaemon.start(['--num-devices', '2']);
+    cleanUps.push(() => daemon.stop());
+    const init = (device: string, at: string) =>
+      daemon.rzscontrol(device, `--backing_swap=${at}`, '--init');
+    expect((await init('ramzswap0', path)).exitCode).toBe(0);
+    const warning = `backing swap ${path}: insecure permissions 0644, 0600 suggested`;
+    expect(daemon.stderr).toContain(warning);
+    expect(await init('ramzswap1', link)).toMatchObject({
+      exitCode: 1,
+      stderr: `rzscontrol: ramzswap1: backing swap ${link}: ramzswap0 of this daemon has it`,
+    });
+    await daemon.rzscontrol('ramzswap0', '--reset');
+    expect((await init('ramzswap1', link)).exitCode).toBe(0);
   });
 });
 

@@ -89,13 +89,18 @@ const control: Act<ControlOption> = async (said, device) => {
   if (said.completion === 'bash') return print(bashCompletion());
   if (said.completion === 'devices') return printNames(controlPath);
   const orders = ordersOf(device, said);
+  const warn = (line: string) => process.stderr.write(`rzscontrol: ${line}\n`);
   const tell = (line: string) => {
-    if (said.verbose === true) process.stderr.write(`rzscontrol: ${line}\n`);
+    if (said.verbose === true) warn(line);
   };
   const client = await ControlClient.connect(controlPath);
   tell(`connected to ${controlPath}`);
   try {
-    const { text, refused } = await runOrders(client, orders, { json: said.json === true, tell });
+    const { text, refused } = await runOrders(client, orders, {
+      json: said.json === true,
+      tell,
+      warn,
+    });
     if (text !== '') print(text);
     if (refused.length > 0) throw new RefusedError(refused.join('\nrzscontrol: '));
   } finally {

@@ -73,6 +73,9 @@ export const CONTROL_OPTIONS = {
     short: 'i',
     kind: 'flag',
     help: 'make the disk: a connected guest sees its capacity at once',
+    details:
+      'make the disk: a connected guest sees its capacity at once; what is unusual about it (larger than ' +
+      'twice the RAM, say) is told on standard error',
   },
   reset: {
     short: 'r',

@@ -13,6 +13,8 @@ export interface Manner {
   readonly json: boolean;
   /** Told of each call and what has become of it. */
   readonly tell: (line: string) => void;
+  /** Told of what is done, but may not be what was meant. */
+  readonly warn: (line: string) => void;
 }
 
 export interface Outcome {
@@ -41,7 +43,11 @@ export async function runOrders(
   return show(client, orders, manner);
 }
 
-async function order(client: ControlClient, call: ControlCall, { tell }: Manner): Promise<void> {
+async function order(
+  client: ControlClient,
+  call: ControlCall,
+  { tell, warn }: Manner,
+): Promise<void> {
   const { device, ...more } = call.params as { device: string; settings?: object };
   const said = Object.entries({ ...more, ...more.settings })
     .filter(([name]) => name !== 'settings')
@@ -50,6 +56,7 @@ async function order(client: ControlClient, call: ControlCall, { tell }: Manner)
   try {
     const result = await client.call<unknown>(call.method, call.params);
     tell(`${what}: ${outcomeText(result)}`);
+    for (const warning of warningsIn(result)) warn(`${device}: warning: ${warning}`);
   } catch (error) {
     tell(`${what}: refused`);
     throw await withNearName(client, device, error as Error);
@@ -59,6 +66,11 @@ async function order(client: ControlClient, call: ControlCall, { tell }: Manner)
 /** If that cannot be either, what was refused first is what is told. */
 async function undoAdd(client: ControlClient, device: string, manner: Manner): Promise<void> {
   await order(client, { method: 'remove', params: { device } }, manner).catch(() => {});
+}
+
+/** Only an init has some. */
+function warningsIn(result: unknown): readonly string[] {
+  return (result as { warnings?: readonly string[] } | null)?.warnings ?? [];
 }
 
 /** What has become of an order: the state that the device is in, the size that it has, or just that. */

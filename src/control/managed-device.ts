@@ -180,16 +180,21 @@ export class ManagedDevice {
     }
   }
 
-  /** Makes the disk, with these settings before those that it has. Rejects with RefusedError. */
-  init(settings: DeviceSettings = {}): Promise<void> {
+  /**
+   * Makes the disk, with these settings before those that it has. Resolves with what is unusual about
+   * it, which is logged, too. Rejects with RefusedError.
+   */
+  init(settings: DeviceSettings = {}): Promise<readonly string[]> {
     return this.#inTurn(async () => {
       if (this.#disk !== undefined) throw new RefusedError(`${this.name}: already initialised`);
       const all = this.#withSettings(settings);
       checkSettingsOf(this.name, all);
       this.#checkSwapIsFree(all['backing-swap'] as string | undefined);
       const fdStore = this.#host.fdStore(this.name);
+      const warnings: string[] = [];
+      const log = alsoIn(warnings, this.#log);
       const options = this.#withShare(all, (budget) => {
-        return diskOptions(this.terms, all, { ...this.#host, log: this.#log, fdStore, budget });
+        return diskOptions(this.terms, all, { ...this.#host, log, fdStore, budget });
       });
       try {
         await this.thread.init(this.name, options);
@@ -205,6 +210,7 @@ export class ManagedDevice {
       this.#settings = all;
       const { disksize = options.diskBytes } = this.thread.statistics(this.name) ?? {};
       this.#log.info(`initialised: ${formatBytes(disksize)}`);
+      return warnings;
     });
   }
 
@@ -500,4 +506,15 @@ export class ManagedDevice {
     this.#last = result.catch(() => {});
     return result;
   }
+}
+
+/** A log that keeps its warnings for whoever has given the order. */
+function alsoIn(warnings: string[], log: Log): Log {
+  return {
+    info: (message) => log.info(message),
+    warn: (message) => {
+      warnings.push(message);
+      log.warn(message);
+    },
+  };
 }

@@ -32,8 +32,8 @@ export function controlMethods(devices: Devices, daemon: DaemonActions): MethodT
     },
     init: async ({ device, settings }) => {
       const found = devices.named(device);
-      await found.init(checkedSettings(settings));
-      return found.status;
+      const warnings = await found.init(checkedSettings(settings));
+      return { ...found.status, warnings };
     },
     reset: async ({ device }) => {
       const found = devices.named(device);

@@ -28,6 +28,12 @@ export interface DeviceStatus {
   readonly share: ShareStatus | null;
 }
 
+/** A device that has just got its disk. */
+export interface InitStatus extends DeviceStatus {
+  /** What is unusual about the disk, for people: as the daemon has logged it. */
+  readonly warnings: readonly string[];
+}
+
 /** Bytes of host memory. */
 export interface ShareStatus {
   /** What no other device can take. */
@@ -69,7 +75,7 @@ export interface Methods {
   statistics: { params: OfDevice; result: Statistics };
   /** Remembers settings for a later init; those of a running device that may change, do. */
   set: { params: OfDevice & { settings: DeviceSettings }; result: DeviceStatus };
-  init: { params: OfDevice & { settings?: DeviceSettings }; result: DeviceStatus };
+  init: { params: OfDevice & { settings?: DeviceSettings }; result: InitStatus };
   reset: { params: OfDevice; result: DeviceStatus };
   add: { params: OfDevice & { settings?: DeviceSettings }; result: DeviceStatus };
   remove: { params: OfDevice; result: null };

@@ -120,7 +120,9 @@ export const METHODS: Readonly<Record<MethodName, MethodSchema>> = {
   init: {
     summary: 'makes the disk, with the settings of the daemon, those set before, and these',
     params: z.strictObject({ device, settings: deviceSettings.optional() }),
-    result: status,
+    result: status.extend({
+      warnings: z.array(z.string()).describe('what is unusual about the disk'),
+    }),
   },
   reset: {
     summary: 'frees all memory: uninitialised again; refused while a front end runs its queues',

@@ -103,6 +103,19 @@ describe.skipIf(!isBuilt)('many devices', () => {
     await expect(set({ disksize: '1M' })).rejects.toThrow('expected 12288 kB, what it is, or more');
   });
 
+  it('tell whoever orders a disk what is unusual about it, not only the log', async () => {
+    const daemon = await start(['--guest-ram', '1M']);
+    const { exitCode, stderr } = await daemon.rzscontrol('ramzswap0', '--disksize_kb=4096', '-i');
+    const warning =
+      "disksize 4 MiB is more than twice 1 MiB of RAM (the guest's): 2:1 is what to expect";
+    expect([exitCode, stderr]).toEqual([0, `rzscontrol: ramzswap0: warning: ${warning}`]);
+    expect(daemon.stderr).toContain(warning);
+    const client = await clientOf(daemon);
+    await client.call('reset', { device: 'ramzswap0' });
+    const made = await client.call('init', { device: 'ramzswap0' });
+    expect(made.warnings).toEqual([]);
+  });
+
   it('forget with a reset what was ordered: the settings of the daemon hold again', async () => {
     const daemon = await start(['--disksize', '8M', '--pool-limit', '4M']);
     const order = async (...args: string[]) => {

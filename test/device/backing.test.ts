@@ -188,8 +188,11 @@ describe.skipIf(!isBuilt)('the disk of a backing swap', () => {
     cleanUps.push(() => daemon.stop());
     const init = (device: string, at: string) =>
       daemon.rzscontrol(device, `--backing_swap=${at}`, '--init');
-    expect((await init('ramzswap0', path)).exitCode).toBe(0);
     const warning = `backing swap ${path}: insecure permissions 0644, 0600 suggested`;
+    expect(await init('ramzswap0', path)).toMatchObject({
+      exitCode: 0,
+      stderr: `rzscontrol: ramzswap0: warning: ${warning}`,
+    });
     expect(daemon.stderr).toContain(warning);
     expect(await init('ramzswap1', link)).toMatchObject({
       exitCode: 1,

@@ -82,8 +82,11 @@ export function makeBacking(
     }),
   });
   const close = () => {
-    plain.close();
-    releaseWindow(window);
+    try {
+      plain.close();
+    } finally {
+      releaseWindow(window);
+    }
   };
   return { store, ioName: plain.name, faults, close };
 }

@@ -250,7 +250,7 @@ export class BlockDevice implements BackendHandler {
 
   /** Ends the session: rings stop, guest memory is unmapped; the store keeps every page. */
   detach(): void {
-    for (const set of this.#sets.all) set.close();
+    this.#sets.close();
     this.#dropInflight();
     this.#regions.clear();
     this.#started.clear();

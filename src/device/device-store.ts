@@ -33,8 +33,11 @@ export function openStore(options: DiskOptions, report: Report): PageStore {
 
 /** All memory of it, as this thread has it. */
 export function freeStore(options: DiskOptions, mapped: MappedStore): void {
-  mapped.release();
-  closeStoreFiles(options, mapped);
+  try {
+    mapped.release();
+  } finally {
+    closeStoreFiles(options, mapped);
+  }
 }
 
 /** Those that it has made for itself. */

@@ -18,6 +18,7 @@ import type { NewGuestPolicy } from './front-end-process.ts';
 import type { DeviceState } from './handover.ts';
 import { PageOwner } from './page-owner.ts';
 import type { ThreadDisk } from './queue-set.ts';
+import { releaseAll } from './releases.ts';
 import type { Report } from './reports.ts';
 
 /** How long a guest may wait for I/O before its device is handed over: else it is not, now. */
@@ -100,8 +101,7 @@ export class Disk {
     try {
       this.#watcher.watchCompletions(store.wakeFd, () => store.woken());
     } catch (error) {
-      close();
-      freeStore(this.options, this.store.mapped);
+      releaseAll(this.#report, [close, () => freeStore(this.options, this.store.mapped)]);
       throw error;
     }
     const { path, extents } = this.options.backing!;
@@ -148,12 +148,13 @@ export class Disk {
 
   /** All memory of it is free, as far as this thread had it; after the queues have let go of it. */
   close(): void {
-    if (this.#backing !== undefined) {
-      this.#watcher.unwatchCompletions(this.#backing.store.wakeFd);
-      this.#backing.close();
-    }
-    // The queues have unmapped it; where they never had it, nobody has.
-    freeStore(this.options, this.store.mapped);
+    const backing = this.#backing;
+    releaseAll(this.#report, [
+      () => backing && this.#watcher.unwatchCompletions(backing.store.wakeFd),
+      () => backing?.close(),
+      // The queues have unmapped it; where they never had it, nobody has.
+      () => freeStore(this.options, this.store.mapped),
+    ]);
   }
 }
 

@@ -6,6 +6,7 @@
 import type { Disk } from './disk.ts';
 import type { QueueCall } from './orders.ts';
 import { type DeviceQueues, QueueSet, type QueueSetOptions } from './queue-set.ts';
+import { releaseAll } from './releases.ts';
 import { RemoteQueues } from './remote-queues.ts';
 import type { Report } from './reports.ts';
 import type { KickWatcher } from './ring.ts';
@@ -16,6 +17,7 @@ export class QueueSets {
   readonly own: QueueSet;
   readonly all: readonly DeviceQueues[];
   readonly #remote: readonly RemoteQueues[];
+  readonly #report: Report;
 
   constructor(
     options: QueueSetOptions,
@@ -23,6 +25,7 @@ export class QueueSets {
     report: Report,
     helpers: readonly ThreadCaller<QueueCall>[],
   ) {
+    this.#report = report;
     this.own = new QueueSet(options, watcher, report);
     this.#remote = helpers.map((thread) => new RemoteQueues(thread, options));
     this.all = [this.own, ...this.#remote];
@@ -46,8 +49,19 @@ export class QueueSets {
 
   /** There are no pages any more, in no thread. */
   closeDisk(disk: Disk): void {
-    for (const set of this.all) set.closeDisk();
+    releaseAll(
+      this.#report,
+      this.all.map((set) => () => set.closeDisk()),
+    );
     disk.close();
+  }
+
+  /** The session is over, in all threads. */
+  close(): void {
+    releaseAll(
+      this.#report,
+      this.all.map((set) => () => set.close()),
+    );
   }
 
   /** The device is gone, in the other threads too. */

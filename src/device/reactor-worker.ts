@@ -4,12 +4,11 @@
  */
 
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
-import { assert } from '../base/assert.ts';
-import { RefusedError, SystemError } from '../base/errors.ts';
+import { AssertionError, assert } from '../base/assert.ts';
+import { RefusedError } from '../base/errors.ts';
 import { closeFd } from '../native/fd.ts';
 import { abortWith, exitNow, threadId } from '../native/process.ts';
 import { connectUnix, isPeerGone, peerProcessId } from '../native/socket.ts';
-import { ProtocolError, RequestError } from '../vhost-user-ts/index.ts';
 import { BlockDevice } from './block-device.ts';
 import type { DeviceTerms } from './device-terms.ts';
 import { reportDiscarded } from './discarding.ts';
@@ -28,6 +27,7 @@ import {
 import type { Order, QueueCall, ReactorOptions, ReactorReport } from './orders.ts';
 import { UnsettledError } from './page-owner.ts';
 import { Reactor } from './reactor.ts';
+import { releaseAll } from './releases.ts';
 import { type Report, Reports } from './reports.ts';
 import { ServiceManager } from './service-manager.ts';
 import { ThreadCaller } from './thread-call.ts';
@@ -91,8 +91,8 @@ function remove(device: BlockDevice, { post, reactor, reports, devices }: Everyt
   answer(post, () => {
     device.mustNotRun();
     if (device.isInitialised) device.reset();
-    reactor.remove(device);
-    device.remove();
+    const report: Report = (...said) => reports.report(device.name, ...said);
+    releaseAll(report, [() => reactor.remove(device), () => device.remove()]);
     devices.delete(device.name);
     reports.end(device.name);
     return { kind: 'done' };
@@ -170,11 +170,12 @@ function tellManager(path: string | undefined, mainProcess: number): void {
   }
 }
 
-/** What can happen without its being our bug. */
+/**
+ * What can happen without its being our bug; and what we have not thought of, such as what JavaScript
+ * throws for want of memory, is no reason to end everybody's devices: whoever gave the order is told.
+ */
 function isRefusal(error: unknown): error is Error {
-  return [RefusedError, SystemError, RequestError, ProtocolError].some(
-    (type) => error instanceof type,
-  );
+  return error instanceof Error && !(error instanceof AssertionError);
 }
 
 type HandOverOrder = Extract<Order, { kind: 'handOver' }>;

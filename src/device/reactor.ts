@@ -103,14 +103,14 @@ export class Reactor implements KickWatcher, CompletionWatcher {
 
   /** Ends the device's session, accepts no other, and serves it no longer. */
   remove(device: BlockDevice): void {
+    this.drop(device.queues);
     for (let i = this.#endpoints.length - 1; i >= 0; i--) {
       const endpoint = this.#endpoints[i]!;
       if (endpoint.device !== device) continue;
-      this.#end(endpoint);
-      if (endpoint.listenFd !== undefined) this.#unwatch(endpoint.listenFd);
       this.#endpoints.splice(i, 1);
+      if (endpoint.listenFd !== undefined) this.#unwatch(endpoint.listenFd);
+      this.#end(endpoint);
     }
-    this.drop(device.queues);
   }
 
   /** Accepts the device's front ends, one at a time. */

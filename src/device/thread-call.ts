@@ -94,10 +94,15 @@ function outcomeOf(carryOut: () => unknown): Answer {
   }
 }
 
-/** Whoever calls treats what the system refused like what we refuse: only the words matter. */
+/**
+ * Whoever calls treats what the system refused like what we refuse, only the words matter; and what
+ * JavaScript throws for want of memory.
+ */
 function answerFor(error: Error): NonNullable<Answer['error']> {
   const { message } = error;
-  if (error instanceof SystemError) return { name: 'RefusedError', message };
+  if (error instanceof SystemError || error instanceof RangeError) {
+    return { name: 'RefusedError', message };
+  }
   for (const name of ['RequestError', 'ProtocolError', 'RefusedError'] as const) {
     if (error instanceof ANSWERS[name]) return { name, message };
   }

@@ -155,11 +155,19 @@ export class GuestMemory<W extends Window = Window> {
     this.#index([]);
   }
 
-  /** Unmaps everything, the dirty log as well, and lets go of the windows. */
+  /**
+   * Unmaps everything, the dirty log as well, and lets go of the windows: what the kernel will not unmap
+   * goes with them, when they are collected. Throws SystemError then.
+   */
   release(): void {
-    this.clear();
-    this.log.release();
-    this.#uses.length = 0;
+    try {
+      this.clear();
+    } finally {
+      this.#regions = [];
+      this.#index([]);
+      this.#uses.length = 0;
+      this.log.release();
+    }
   }
 
   /**

@@ -189,10 +189,13 @@ export class IoUring implements AsyncIo {
   }
 
   close(): void {
-    // While they are mapped the ring lives on.
-    unmapShared(this.#ring);
-    unmapShared(this.#sqes);
     closeFd(this.#ringFd);
+    // While they are mapped the ring lives on.
+    try {
+      unmapShared(this.#ring);
+    } finally {
+      unmapShared(this.#sqes);
+    }
   }
 }
 

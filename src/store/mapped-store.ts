@@ -127,8 +127,11 @@ function storeOver(
     arena,
     objects: new Xvmalloc(arena, lists, thread, threads),
     release: () => {
-      arenaFile.close();
-      releaseWindow(file);
+      try {
+        arenaFile.close();
+      } finally {
+        releaseWindow(file);
+      }
     },
   };
 }

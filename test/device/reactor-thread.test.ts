@@ -130,6 +130,21 @@ describe.skipIf(!isBuilt)('a disk whose figures cannot be had', () => {
   });
 });
 
+describe.skipIf(!isBuilt)('an order', () => {
+  it('that fails as nobody has thought of is refused, and the thread goes on', async () => {
+    const { thread } = await startThread();
+    // There is no such descriptor, no header to take over, and no array as short as that.
+    const backing = {
+      ...{ path: '/nowhere', fd: -1, extents: [], start: new Uint8Array(0) },
+      ...{ identity: new Uint8Array(32), memlimitBytes: 4096, hasFaults: false },
+      io: 'auto' as const,
+    };
+    await expect(thread.init(DISK.name, { ...DISK, backing })).rejects.toThrow();
+    await thread.init(DISK.name, DISK);
+    expect(thread.statistics(DISK.name)).toBeDefined();
+  });
+});
+
 describe.skipIf(!isBuilt)('a flood of reports leaves some, and says how many were left out', () => {
   /** Of `count` reports that `pattern` matches: so many at once, some more each second, then the rest. */
   async function checkSaid(

@@ -42,6 +42,7 @@ describe('a call', () => {
     ['RequestError', RequestError, /^SET_VRING_NUM: ring 0: expected a power of two$/],
     ['RefusedError', RefusedError, /^no such memory region$/],
     ['ProtocolError', ProtocolError, /^not a request$/],
+    ['RangeError', RefusedError, /could not allocate memory$/],
     ['SystemError', RefusedError, /^guest memory: mmap: ENOMEM \(.*\)$/],
     ['TypeError', Error, /^TypeError: nobody thought of it$/],
   ] as const)('throws what was thrown there: %s', (error, type, message) => {

@@ -14,6 +14,7 @@ const ERRORS: Record<string, () => Error> = {
   RefusedError: () => new RefusedError('no such memory region'),
   ProtocolError: () => new ProtocolError('not a request'),
   TypeError: () => new TypeError('nobody thought of it'),
+  RangeError: () => new RangeError('WebAssembly.Memory(): could not allocate memory'),
   SystemError: () => new SystemError('mmap', 12, 'guest memory'),
 };
 

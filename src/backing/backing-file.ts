@@ -20,13 +20,12 @@ import {
 } from 'node:fs';
 import { errnoText, RefusedError, SystemError } from '../base/errors.ts';
 import { PAGE_BYTES } from '../base/units.ts';
-import { sleepMillis } from '../native/clock.ts';
 import {
   blockDeviceFacts,
   type FileExtent,
   fileExtents,
   isSwapFileInUse,
-  lockFileUntil,
+  lockFile,
 } from '../native/file-extents.ts';
 import { ExtentMap } from './extent-map.ts';
 import { checkSwapHeader } from './swap-header.ts';
@@ -52,27 +51,42 @@ export interface BackingFile {
   readonly identity: Uint8Array;
 }
 
+/** Somebody else has it, perhaps not for long. */
+class ClaimedError extends RefusedError {}
+
 /**
- * Opens and checks; throws RefusedError with the path and the reason. `claimMillis`: how long another
- * process may still have it.
+ * The same as openBackingFile(), tried again for a while where another process has it. Others are
+ * served by this thread meanwhile.
  */
-export function openBackingFile(
+export async function openFreeBackingFile(
   path: string,
   guestPageBytes: number,
   claimMillis = CLAIM_MILLIS_MAX,
-): BackingFile {
+): Promise<BackingFile> {
+  const deadline = performance.now() + claimMillis;
+  for (;;) {
+    try {
+      return openBackingFile(path, guestPageBytes);
+    } catch (error) {
+      if (!(error instanceof ClaimedError) || performance.now() > deadline) throw error;
+      await new Promise((resolve) => setTimeout(resolve, CLAIM_LOOK_MILLIS));
+    }
+  }
+}
+
+/** Opens and checks; throws RefusedError with the path and the reason. */
+export function openBackingFile(path: string, guestPageBytes: number): BackingFile {
   let fd: number | undefined;
   try {
     const before = statSync(path);
     checkKind(before);
     checkUnusedAsSwap(before, readFileSync('/proc/swaps', 'utf8'));
-    const deadline = performance.now() + claimMillis;
-    fd = openForWriting(path, before, deadline);
+    fd = openForWriting(path, before);
     const after = fstatSync(fd);
     if (after.dev !== before.dev || after.ino !== before.ino) {
       throw new RefusedError('was replaced while it was opened');
     }
-    const bytes = claim(fd, after, deadline);
+    const bytes = claim(fd, after);
     const start = readStart(fd, Math.min(bytes, HEADER_BYTES_MAX));
     const areaBytes = checkSwapHeader(start, guestPageBytes, bytes);
     const map = after.isFile()
@@ -94,6 +108,9 @@ function identityOf(status: Stats, bytes: number, { extents }: ExtentMap): Uint8
 }
 
 function refusal(path: string, error: unknown): unknown {
+  if (error instanceof ClaimedError) {
+    return new ClaimedError(`backing swap ${path}: ${error.message}`);
+  }
   if (error instanceof RefusedError || error instanceof SystemError) {
     return new RefusedError(`backing swap ${path}: ${error.message}`);
   }
@@ -147,21 +164,16 @@ function statusOf(path: string): Stats | undefined {
   }
 }
 
-/** `deadline`: until then, what another process has claimed is tried again. */
-function openForWriting(path: string, status: Stats, deadline: number): number {
+function openForWriting(path: string, status: Stats): number {
   const exclusive = status.isBlockDevice() ? constants.O_EXCL : 0;
   if (status.isFile() && (status.mode & 0o222) === 0) {
     const mode = (status.mode & 0o777).toString(8).padStart(4, '0');
     throw new RefusedError(`is read-only (mode ${mode})`);
   }
-  for (;;) {
-    try {
-      return openSync(path, constants.O_RDWR | constants.O_DIRECT | exclusive);
-    } catch (error) {
-      const isClaimed = (error as NodeJS.ErrnoException).code === 'EBUSY';
-      if (!isClaimed || performance.now() > deadline) throw openRefusal(error);
-      sleepMillis(CLAIM_LOOK_MILLIS);
-    }
+  try {
+    return openSync(path, constants.O_RDWR | constants.O_DIRECT | exclusive);
+  } catch (error) {
+    throw openRefusal(error);
   }
 }
 
@@ -174,7 +186,7 @@ function openRefusal(error: unknown): unknown {
     case 'EPERM':
       return new RefusedError(`may not be written (${code})`);
     case 'EBUSY':
-      return new RefusedError('is in use: mounted, or claimed by another program');
+      return new ClaimedError('is in use: mounted, or claimed by another program');
     case 'EINVAL':
       return new RefusedError('is on a file system without O_DIRECT');
     default:
@@ -183,9 +195,9 @@ function openRefusal(error: unknown): unknown {
 }
 
 /** Makes it ours alone, as far as that can be; its size in bytes. */
-function claim(fd: number, status: Stats, deadline: number): number {
-  if (!lockFileUntil(fd, deadline)) {
-    throw new RefusedError('is in use by another process, which has it locked');
+function claim(fd: number, status: Stats): number {
+  if (!lockFile(fd)) {
+    throw new ClaimedError('is in use by another process, which has it locked');
   }
   if (status.isFile()) {
     // Also where the path that /proc/swaps knows it by leads nowhere, or somewhere else.

@@ -5,7 +5,7 @@
 
 import { closeSync, fstatSync } from 'node:fs';
 import { totalmem } from 'node:os';
-import { type BackingFile, openBackingFile } from '../backing/backing-file.ts';
+import { type BackingFile, openFreeBackingFile } from '../backing/backing-file.ts';
 import { about, RefusedError } from '../base/errors.ts';
 import { bytesToPages, formatBytes, PAGE_BYTES } from '../base/units.ts';
 import { type BackingIoKind, backingOptions } from '../device/backing.ts';
@@ -109,25 +109,26 @@ interface Ram {
 
 /**
  * The disk of a device, as its settings say. Opens its backing swap and its files, which are the
- * caller's. Throws RefusedError for what cannot be, with the device's name.
+ * caller's. Rejects with RefusedError for what cannot be, with the device's name, after a while where
+ * another process has them.
  */
-export function diskOptions(
+export async function diskOptions(
   terms: DeviceTerms,
   settings: DeviceSettings,
   surroundings: DiskSurroundings,
-): DiskOptions {
+): Promise<DiskOptions> {
   try {
-    return openedOptions(terms, settings, surroundings);
+    return await openedOptions(terms, settings, surroundings);
   } catch (error) {
     throw about(terms.name, error);
   }
 }
 
-function openedOptions(
+async function openedOptions(
   terms: DeviceTerms,
   settings: DeviceSettings,
   { log, hasFaults, storeDirectory, fdStore, budget }: DiskSurroundings,
-): DiskOptions {
+): Promise<DiskOptions> {
   const wishes = wishesOf(terms.name, settings);
   const { guestPageBytes, backingSwap } = wishes;
   if (backingSwap !== undefined && (terms.queueThreads ?? 1) > 1) {
@@ -136,7 +137,8 @@ function openedOptions(
     );
   }
   const ram = ramOf(wishes);
-  const file = backingSwap === undefined ? undefined : openBackingFile(backingSwap, guestPageBytes);
+  const file =
+    backingSwap === undefined ? undefined : await openFreeBackingFile(backingSwap, guestPageBytes);
   try {
     const diskBytes = diskSize(wishes, file, ram, log);
     const diskBytesMax = diskSizeMax(wishes, diskBytes);

@@ -193,7 +193,7 @@ export class ManagedDevice {
       const fdStore = this.#host.fdStore(this.name);
       const warnings: string[] = [];
       const log = alsoIn(warnings, this.#log);
-      const options = this.#withShare(all, (budget) => {
+      const options = await this.#withShare(all, (budget) => {
         return diskOptions(this.terms, all, { ...this.#host, log, fdStore, budget });
       });
       try {
@@ -252,7 +252,7 @@ export class ManagedDevice {
 
   /** Goes on, when resumed, with a disk of another process. Rejects with RefusedError. */
   async takeOver(state: HandedOver): Promise<void> {
-    const options = this.#withShare(this.#settings, (budget) => {
+    const options = await this.#withShare(this.#settings, (budget) => {
       return takenOverOptions(this.terms, this.#settings, state, budget);
     });
     await this.thread.init(this.name, options);
@@ -312,11 +312,11 @@ export class ManagedDevice {
     this.#leaveBudget();
   }
 
-  /** Takes a share of the budget for what `make` makes. Throws RefusedError. */
-  #withShare(
+  /** Takes a share of the budget for what `make` makes. Rejects with RefusedError. */
+  async #withShare(
     { guarantee }: DeviceSettings,
-    make: (budget: BudgetTerms | undefined) => DiskOptions,
-  ): DiskOptions {
+    make: (budget: BudgetTerms | undefined) => DiskOptions | Promise<DiskOptions>,
+  ): Promise<DiskOptions> {
     const { budget } = this.#host;
     const bytes = (guarantee as number | undefined) ?? 0;
     if (budget === undefined && bytes > 0) {
@@ -325,7 +325,7 @@ export class ManagedDevice {
     this.#share = budget?.add(this.name, bytes, this.#host.isStarting());
     this.#host.sharesChanged();
     try {
-      return make(this.#share?.terms);
+      return await make(this.#share?.terms);
     } catch (error) {
       this.#leaveBudget();
       throw error;

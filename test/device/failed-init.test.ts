@@ -75,11 +75,11 @@ it("because the front end's in-flight area cannot be written; the guest goes on 
   expect(driver.complete()).toMatchObject([{ status: VIRTIO_BLK_S_IOERR }]);
 });
 
-it('because the kernel has no watch left for the end of I/O', async () => {
+it('because the kernel has no watch left for the end of I/O', () => {
   const local = uninitialised();
   const swap = makeSwapFile(1 << 20);
   cleanUps.push(swap.remove);
-  const file = await openBackingFile(swap.path, 4096);
+  const file = openBackingFile(swap.path, 4096);
   cleanUps.push(() => closeFd(file.fd));
   const backing = backingOptions(file, { memlimitBytes: 1 << 19, io: 'auto', hasFaults: false });
   const diskBytes = file.map.pages * 4096;

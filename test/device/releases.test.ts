@@ -66,10 +66,10 @@ describe('releasing', () => {
   });
 });
 
-async function backingOf(bytes: number) {
+function backingOf(bytes: number) {
   const swap = makeSwapFile(bytes);
   cleanUps.push(swap.remove);
-  const file = await openBackingFile(swap.path, 4096);
+  const file = openBackingFile(swap.path, 4096);
   cleanUps.push(() => closeFd(file.fd));
   const backing = backingOptions(file, { memlimitBytes: bytes, io: 'auto', hasFaults: false });
   return { backing, diskBytes: file.map.pages * 4096 };
@@ -92,8 +92,8 @@ describe('what the kernel will not unmap', () => {
 
   it.each(['in memory', 'on a backing swap'])(
     'is no disk: one %s is reset all the same',
-    async (where) => {
-      const options = where === 'in memory' ? {} : await backingOf(1 << 20);
+    (where) => {
+      const options = where === 'in memory' ? {} : backingOf(1 << 20);
       const local = new LocalDevice({ isUninitialised: true });
       cleanUps.push(() => local.close());
       const before = openFds();

@@ -13,7 +13,7 @@ export function expectRefused(path: string, reason: string, unchanged?: string):
   const fds = countOpenFds();
   let error: unknown;
   try {
-    closeSync(openBackingFile(path, 4096, 0).fd);
+    closeSync(openBackingFile(path, 4096).fd);
   } catch (thrown) {
     error = thrown;
   }

@@ -53,7 +53,7 @@ const thread = new ReactorThread(helpers, {
 for (const { name, settings, queueThreads = 1 } of devices) {
   const terms = deviceTerms(name, settings, queueThreads);
   thread.open(terms);
-  await thread.init(name, diskOptions(terms, settings, around));
+  await thread.init(name, await diskOptions(terms, settings, around));
   const { fd } = openListeningSocket(join(folder, name), frontEndAccess());
   thread.order({ kind: 'listen', device: name, fd });
 }

@@ -18,7 +18,7 @@ import { openFds, signals } from '../driver/descriptors.ts';
 import { RequestRefused } from '../driver/front-end.ts';
 import type { GuestDriver } from '../driver/guest-driver.ts';
 import { GuestRam, USER_BASE } from '../driver/guest-ram.ts';
-import { LocalDevice, type LocalDeviceOptions } from '../driver/local-device.ts';
+import { LocalDevice, type LocalDeviceOptions, pollOften } from '../driver/local-device.ts';
 import { Random } from '../driver/random.ts';
 
 const FEATURES = BLOCK_FEATURES | VIRTIO_F_VERSION_1 | VIRTIO_RING_F_INDIRECT_DESC;
@@ -184,7 +184,7 @@ describe('starting and stopping', () => {
     const driver = local.makeRing(16, { eventIdx: false });
     flushRequest(driver);
     local.frontEnd.startRing(0, driver.ring, { kick: local.eventFd(), call: local.eventFd() });
-    local.device.pollSession();
+    pollOften(local.device);
     local.serve();
     expect(driver.complete()).toHaveLength(1);
   });

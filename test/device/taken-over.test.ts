@@ -20,7 +20,7 @@ import {
 import { BLOCK_FEATURES } from '../../src/virtio-blk/config-space.ts';
 import { openFds, signals } from '../driver/descriptors.ts';
 import type { GuestDriver } from '../driver/guest-driver.ts';
-import { LocalDevice } from '../driver/local-device.ts';
+import { LocalDevice, pollOften } from '../driver/local-device.ts';
 import { Random } from '../driver/random.ts';
 import { read, write } from '../driver/requests.ts';
 import { socketPair } from '../driver/sockets.ts';
@@ -240,12 +240,12 @@ describe('rings', () => {
     const local = setUp(0n);
     const driver = local.makeRing(16);
     local.frontEnd.startRing(0, driver.ring, {});
-    local.device.pollSession();
+    pollOften(local.device);
     const next = succeed(local);
     driver.submit(read(0, 1));
     const later = local.makeRing(16);
     local.frontEnd.startRing(1, later.ring, {});
-    next.device.pollSession();
+    pollOften(next.device);
     later.submit(read(0, 1));
     for (const each of [driver, later]) each.flush();
     next.serve();

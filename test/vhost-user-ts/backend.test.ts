@@ -443,7 +443,7 @@ describe('the back-end channel', () => {
 
 it('poll handles a burst of requests in order and says when the peer has gone', () => {
   for (let i = 0; i < 10; i++) frontEnd.send(VHOST_USER.SET_VRING_NUM, state(i % QUEUES, i));
-  expect(session.poll()).toBe(true);
+  for (let i = 0; i < 10; i++) expect(session.poll()).toBe(true);
   expect(handler.calls).toEqual(Array.from({ length: 10 }, (_, i) => ['num', i % QUEUES, i]));
   const [client, server] = socketPair();
   const other = new BackendSession(server, handler);
@@ -457,7 +457,7 @@ it('a front end that never stops talking is left after a bounded number of messa
   frontEnd.send(VHOST_USER.RESET_OWNER, none);
   expect(session.poll()).toBe(true);
   expect(handler.calls).toEqual([]);
-  for (let i = 0; i < 5; i++) session.poll();
+  for (let i = 0; i < 201; i++) session.poll();
   expect(handler.calls).toEqual([['disable']]);
 });
 

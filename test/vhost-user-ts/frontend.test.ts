@@ -143,7 +143,7 @@ describe('Frontend', () => {
   it('without protocol features is a front end of old', () => {
     const { frontend, backend, calls } = connected();
     frontend.negotiate(DEVICE_FEATURES, 0n);
-    backend.poll();
+    for (let i = 0; i < 16; i++) backend.poll();
     expect(calls).toContainEqual(['setFeatures', DEVICE_FEATURES, true]);
   });
 

@@ -91,7 +91,6 @@ export type MethodName = keyof Methods;
 /** JSON-RPC error code for an order that is understood and refused; the message says why. */
 export const REFUSED_CODE = -32000;
 /** JSON-RPC 2.0 §5.1. */
-export const INVALID_REQUEST_CODE = -32600;
 export const INVALID_PARAMS_CODE = -32602;
 
 /** No message is longer; a peer that sends more is cut off. */

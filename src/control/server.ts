@@ -8,15 +8,16 @@
 import { createServer, type Server, type Socket } from 'node:net';
 import {
   createJSONRPCErrorResponse,
+  JSONRPCErrorCode,
   JSONRPCErrorException,
   type JSONRPCErrorResponse,
   type JSONRPCRequest,
+  type JSONRPCResponse,
   JSONRPCServer,
 } from 'json-rpc-2.0';
 import { RefusedError, SystemError, UsageError } from '../base/errors.ts';
 import {
   INVALID_PARAMS_CODE,
-  INVALID_REQUEST_CODE,
   LINE_BYTES_MAX,
   lineSplitter,
   type MethodName,
@@ -83,7 +84,12 @@ async function makeRpc(methods: Partial<MethodTable>, extra: ExtraMethods): Prom
   for (const [name, method] of Object.entries(extra)) {
     rpc.addMethod(name, async (params: unknown) => carriedOut(method, params));
   }
-  rpc.addMethod('rpc.discover', openRpcDocument);
+  // Always the same, and dear: tens of milliseconds of this thread.
+  let document: object | undefined;
+  rpc.addMethod('rpc.discover', () => {
+    document ??= openRpcDocument();
+    return document;
+  });
   return rpc;
 }
 
@@ -106,8 +112,8 @@ function serveClient(socket: Socket, rpc: Promise<JSONRPCServer>): void {
   socket.setEncoding('utf8');
   // A client that vanishes is its own business.
   socket.on('error', () => socket.destroy());
-  const answer = async (request: object | undefined, calls: number) => {
-    const answered = await answerTo(await rpc, request);
+  const answer = async (said: unknown, calls: number) => {
+    const answered = await answerTo(await rpc, said);
     unanswered -= calls;
     takeLines();
     if (answered === null || socket.destroyed) return;
@@ -116,11 +122,11 @@ function serveClient(socket: Socket, rpc: Promise<JSONRPCServer>): void {
   };
   const takeLines = () => {
     while (waiting.length > 0 && unanswered < UNANSWERED_MAX && !socket.destroyed) {
-      const request = parseRequest(waiting.shift()!);
-      const calls = isTooMany(request) ? 1 : callsOf(request);
+      const said = parseLine(waiting.shift()!);
+      const calls = isTooMany(said) ? 1 : callsOf(said);
       unanswered += calls;
       // What the library or the answer's text cannot cope with costs this client its connection.
-      answer(request, calls).catch(() => socket.destroy());
+      answer(said, calls).catch(() => socket.destroy());
     }
     // What waits in the socket is the client's own memory.
     if (unanswered < UNANSWERED_MAX) socket.resume();
@@ -133,36 +139,49 @@ function serveClient(socket: Socket, rpc: Promise<JSONRPCServer>): void {
   });
 }
 
-/** The library wants objects, and takes any number: what else JSON can say is answered here. */
-async function answerTo(rpc: JSONRPCServer, request: object | undefined): Promise<unknown> {
-  if (request === undefined) return invalidRequest('Invalid Request');
-  if (isTooMany(request)) {
-    const [most, got] = [BATCH_CALLS_MAX, callsOf(request)];
+/**
+ * What JSON-RPC 2.0 answers to a request or a batch of them; null: nothing. The library is given single
+ * objects alone: what else JSON can say is answered here, and a batch of one gets an array (§6).
+ */
+async function answerTo(rpc: JSONRPCServer, said: unknown): Promise<unknown> {
+  if (said === undefined) {
+    return createJSONRPCErrorResponse(null, JSONRPCErrorCode.ParseError, 'Parse error');
+  }
+  if (!Array.isArray(said) || said.length === 0) return answerOne(rpc, said);
+  if (isTooMany(said)) {
+    const [most, got] = [BATCH_CALLS_MAX, callsOf(said)];
     return invalidRequest(`Invalid Request: batch: expected ${most} calls at most, got ${got}`);
   }
-  return Array.isArray(request) ? rpc.receive(request) : rpc.receive(request as JSONRPCRequest);
+  const answers = await Promise.all(said.map((request) => answerOne(rpc, request)));
+  const wanted = answers.filter((answer) => answer !== null);
+  return wanted.length === 0 ? null : wanted;
+}
+
+async function answerOne(rpc: JSONRPCServer, request: unknown): Promise<JSONRPCResponse | null> {
+  if (typeof request !== 'object' || request === null || Array.isArray(request)) {
+    return invalidRequest('Invalid Request');
+  }
+  return rpc.receive(request as JSONRPCRequest);
 }
 
 function invalidRequest(message: string): JSONRPCErrorResponse {
-  return createJSONRPCErrorResponse(null, INVALID_REQUEST_CODE, message);
+  return createJSONRPCErrorResponse(null, JSONRPCErrorCode.InvalidRequest, message);
 }
 
-function callsOf(request: object | undefined): number {
-  return Array.isArray(request) ? request.length : 1;
+/** Of a batch; whatever else a line says wants one answer, an empty batch too. */
+function callsOf(said: unknown): number {
+  return Array.isArray(said) ? Math.max(1, said.length) : 1;
 }
 
-function isTooMany(request: object | undefined): boolean {
-  return callsOf(request) > BATCH_CALLS_MAX;
+function isTooMany(said: unknown): boolean {
+  return callsOf(said) > BATCH_CALLS_MAX;
 }
 
-function parseRequest(line: string): object | undefined {
-  let parsed: unknown;
+/** Undefined, which JSON cannot say: it is none. */
+function parseLine(line: string): unknown {
   try {
-    parsed = JSON.parse(line);
+    return JSON.parse(line);
   } catch {
     return undefined;
   }
-  const isObject = (value: unknown) => typeof value === 'object' && value !== null;
-  const isBatch = Array.isArray(parsed) && parsed.length > 0 && parsed.every(isObject);
-  return isBatch || (isObject(parsed) && !Array.isArray(parsed)) ? (parsed as object) : undefined;
 }

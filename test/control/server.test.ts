@@ -133,4 +133,55 @@ describe('the control server', () => {
     ]);
     expect(JSON.stringify(init?.params[1]?.schema)).toContain('"pool-limit"');
   });
+
+  it.each([
+    ['{', error(-32700, null)],
+    ['[1', error(-32700, null)],
+    ['[]', error(-32600, null)],
+    ['1', error(-32600, null)],
+    ['null', error(-32600, null)],
+    ['{"id":7}', error(-32600, 7)],
+    ['[1]', [error(-32600, null)]],
+    ['[null,[]]', [error(-32600, null), error(-32600, null)]],
+    [request(1), answer(1)],
+    [`[${request(1)}]`, [answer(1)]],
+    [`[${request(1)},1]`, [answer(1), error(-32600, null)]],
+    [`[${request()},${request(2)},${request(3, 'none')}]`, [answer(2), error(-32601, 3)]],
+  ])('answers %s as JSON-RPC 2.0 says', async (line, expected) => {
+    const [said] = await answersTo(line);
+    expect(said).toMatchObject(expected);
+  });
+
+  it('answers neither a notification nor a batch of them', async () => {
+    expect(await answersTo(request(), `[${request()},${request()}]`, request(9))).toEqual([
+      answer(9),
+    ]);
+  });
 });
+
+function request(id?: number, method = 'devices'): string {
+  return JSON.stringify({ jsonrpc: '2.0', method, id });
+}
+
+function answer(id: number): object {
+  return { jsonrpc: '2.0', id, result: [] };
+}
+
+function error(code: number, id: number | null): object {
+  return { jsonrpc: '2.0', id, error: { code } };
+}
+
+/** All that comes before the answer to `lines`' last. */
+async function answersTo(...lines: string[]): Promise<object[]> {
+  const socket = await raw(serve());
+  let text = '';
+  socket.setEncoding('utf8').on('data', (chunk: string) => {
+    text += chunk;
+  });
+  socket.write(`${lines.join('\n')}\n`);
+  await until(() => text.endsWith('\n'), 'an answer', 5000);
+  return text
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as object);
+}

@@ -170,7 +170,8 @@ export const TOP_OPTIONS = {
     kind: 'count',
     argument: '<n>',
     help: 'end after that many frames of plain text',
-    fallback: '1 where the output is no terminal; without end with `--batch`',
+    fallback:
+      '1 where the output is no terminal; without end with `--batch`, and with `--json` on a terminal',
   },
   once: {
     kind: 'flag',

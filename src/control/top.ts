@@ -34,24 +34,23 @@ export function topWishes(said: Said<TopOption>, { json, isTerminal }: Output): 
   if (said.once === true && said.frames !== undefined) {
     throw new UsageError('--once, --frames: expected one of them');
   }
-  const isBatch = said.batch === true || json;
   return {
     intervalMillis: interval * 1000,
     sort: (said.sort ?? 'name') as SortKey,
-    frames: framesIn(said, isBatch, isTerminal),
+    frames: framesIn(said, { json, isTerminal }),
     json,
   };
 }
 
 function framesIn(
-  { once, frames }: Said<TopOption>,
-  isBatch: boolean,
-  isTerminal: boolean,
+  { once, batch, frames }: Said<TopOption>,
+  { json, isTerminal }: Output,
 ): number | undefined {
   if (once === true) return 1;
   if (frames === undefined) {
-    if (isBatch) return Number.POSITIVE_INFINITY;
-    return isTerminal ? undefined : 1;
+    if (batch === true) return Number.POSITIVE_INFINITY;
+    if (!isTerminal) return 1;
+    return json ? Number.POSITIVE_INFINITY : undefined;
   }
   const count = /^\d+$/.test(String(frames)) ? Number(frames) : 0;
   if (count < 1 || count > FRAMES_MAX) {

@@ -23,6 +23,8 @@ describe('topWishes', () => {
     [{ batch: true, frames: '3' }, pipe, { frames: 3 }],
     [{ frames: '2' }, terminal, { frames: 2 }],
     [{}, { json: true, isTerminal: true }, { frames: Number.POSITIVE_INFINITY, json: true }],
+    [{}, { json: true, isTerminal: false }, { frames: 1, json: true }],
+    [{ batch: true }, { json: true, isTerminal: false }, { frames: Number.POSITIVE_INFINITY }],
     [{ once: true }, { json: true, isTerminal: false }, { frames: 1, json: true }],
     [{ interval: '.25', sort: 'reads' }, pipe, { intervalMillis: 250, sort: 'reads' }],
   ] as const)('%j on %j are %j', (said, output, wishes) => {

@@ -28,7 +28,8 @@ export const RZSCONTROL: Page = {
           'a table of all of them: state, front end, disk size, what is stored, its compressed size, the ' +
           'host memory it costs, the ratio of the two, and failed pages; the budget beneath where the ' +
           'daemon has one. With a device it gives orders, in the order reset, settings or init, grow, ' +
-          'statistics, and ends at the first that is refused. Orders print nothing.',
+          'statistics, and ends at the first that is refused. Orders print nothing, or with `--json` the ' +
+          'device as it is then.',
         'Settings (`-b`, `-m`, `-d`, `--pool_limit_kb`, `--guarantee_kb`) given without `--init` are ' +
           "remembered for the device's next init; those that may change on a running disk do, at once. A " +
           'device may be written as `/dev/ramzswap0`. A device that is called `top` is `/dev/top`.',

@@ -123,7 +123,9 @@ export const CONTROL_OPTIONS = {
   json: {
     kind: 'flag',
     help: 'print JSON, with sizes in bytes',
-    details: 'print JSON, with sizes in bytes; errors are text all the same',
+    details:
+      'print JSON, with sizes in bytes: what is asked for, or the device as it is after the orders ' +
+      '(`null`: removed), also without any; errors are text all the same',
   },
   verbose: { short: 'v', kind: 'flag', help: 'say on standard error what is done' },
   'control-path': {

@@ -19,7 +19,8 @@ export interface Orders {
   /** Undefined: all are shown, or the daemon itself is what it is about. */
   readonly device?: string;
   readonly calls: readonly ControlCall[];
-  readonly shows: 'nothing' | 'devices' | 'statistics' | 'daemon' | 'schema' | 'reload';
+  /** `status`: the device as it is in the end. */
+  readonly shows: 'nothing' | 'devices' | 'status' | 'statistics' | 'daemon' | 'schema' | 'reload';
 }
 
 /** Options that are no orders: they say where and how. */
@@ -50,19 +51,24 @@ export function ordersOf(device: string | undefined, said: Said<ControlOption>):
     return {
       device: removed,
       calls: [{ method: 'remove', params: { device: removed } }],
-      shows: 'nothing',
+      shows: outcomeOf(said),
     };
   }
   const named = namedDevice(device, said, options);
   if (named === undefined) return { calls: [], shows: 'devices' };
-  const shows = said.stats === true ? 'statistics' : 'nothing';
+  const shows = said.stats === true ? 'statistics' : outcomeOf(said);
   return { device: named, calls: callsFor(named, said), shows };
+}
+
+/** Orders are silent; a program wants to know what has become of them. */
+function outcomeOf({ json }: Said<ControlOption>): 'nothing' | 'status' {
+  return json === true ? 'status' : 'nothing';
 }
 
 /** The device that it is about; undefined: nothing was said but how to show all. */
 function namedDevice(
   device: string | undefined,
-  { add }: Said<ControlOption>,
+  { add, json }: Said<ControlOption>,
   options: readonly ControlOption[],
 ): string | undefined {
   if (add !== undefined && device !== undefined) {
@@ -73,7 +79,7 @@ function namedDevice(
     if (options.length > 0) throw new UsageError(`--${options[0]}: expected a device name`);
     return undefined;
   }
-  if (options.length === 0) {
+  if (options.length === 0 && json !== true) {
     const near = nearName(device, Object.keys(CONTROL_COMMANDS));
     throw new UsageError(
       `what about ${device}? expected --stats, --reset, --memlimit_kb or --grow_kb, or another order ` +

@@ -82,7 +82,7 @@ function outcomeText(result: unknown): string {
 
 async function show(
   client: ControlClient,
-  { shows, device = '' }: Orders,
+  { shows, calls, device = '' }: Orders,
   { json, tell }: Manner,
 ): Promise<Outcome> {
   const printed = (value: unknown, text: string): Outcome => ({
@@ -98,6 +98,13 @@ async function show(
       return json
         ? printed(devices, '')
         : printed(devices, devicesText(devices, await budget(client)));
+    }
+    case 'status': {
+      const devices = await client.call('devices');
+      const found = devices.find((status) => status.device === device);
+      // Removed by order it is none; else nobody has asked for it yet.
+      if (found !== undefined || calls.length > 0) return printed(found ?? null, '');
+      throw await withNearName(client, device, new RefusedError(`no device '${device}'`));
     }
     case 'statistics': {
       const statistics = await client.call('statistics', { device }).catch(async (error: Error) => {

@@ -164,6 +164,7 @@ export function topObject({ daemon }: Sample, rows: readonly TopRow[]): object {
       orig_data_size: row.storedBytes ?? null,
       compr_data_size: row.compressedBytes ?? null,
       mem_used_total: row.memoryBytes ?? null,
+      ratio: row.ratio ?? null,
       pages_read_per_second: row.readsPerSecond ?? null,
       pages_written_per_second: row.writesPerSecond ?? null,
       pages_freed_per_second: row.freesPerSecond ?? null,

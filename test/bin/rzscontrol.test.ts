@@ -91,6 +91,23 @@ describe.skipIf(!isBuilt)('rzscontrol', () => {
     expect(orders()[0]).toEqual(['add', { device: 'more', settings: { disksize: 8192 } }]);
   });
 
+  it('tells programs what has become of a device', async () => {
+    const told = async (...args: string[]) => {
+      const [code, json, stderr] = await status(...args, '--json');
+      expect([code, stderr]).toEqual([0, '']);
+      return JSON.parse(json as string) as DeviceStatus | null;
+    };
+    expect(await told('ramzswap1')).toEqual(deviceStatus('ramzswap1'));
+    expect(await told('--add', 'more')).toEqual(deviceStatus('more'));
+    expect(await told('more', '-i')).toMatchObject({ device: 'more', state: 'initialised' });
+    expect(await told('more', '-g', '64')).toMatchObject({ statistics: { disksize: 65_536 } });
+    expect(await told('--remove', 'more')).toBeNull();
+    expect(await status('ramzwap1', '--json')).toEqual([
+      ...[1, ''],
+      "rzscontrol: no device 'ramzwap1'; did you mean ramzswap1?",
+    ]);
+  });
+
   it('shows all devices, and the budget beneath, as text and as JSON', async () => {
     daemon.daemon = daemonStatus({ budget: { limit: 2 ** 30, committed: 2 ** 20 } });
     const [code, table] = await status();

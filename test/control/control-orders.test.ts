@@ -52,6 +52,16 @@ describe('orders for a device', () => {
     ]);
   });
 
+  it('end with the state of the device for programs, which may ask for that alone', () => {
+    const shown = (said: Said<ControlOption>) => ordersOf(DEVICE, { json: true, ...said }).shows;
+    expect([shown({}), shown({ init: true }), shown({ stats: true })]).toEqual([
+      ...['status', 'status'],
+      'statistics',
+    ]);
+    expect(ordersOf(undefined, { remove: DEVICE, json: true }).shows).toBe('status');
+    expect(ordersOf(undefined, { add: 'more', json: true }).shows).toBe('status');
+  });
+
   it("take the ancestor's way to name a device", () => {
     expect(ordersOf('/dev/ramzswap7', { stats: true })).toMatchObject({ device: 'ramzswap7' });
     expect(ordersOf(undefined, { remove: '/dev/ramzswap7' }).calls).toEqual([
@@ -88,7 +98,6 @@ describe('orders for no device', () => {
 describe('a command line that makes no sense', () => {
   it.each<[string | undefined, Said<ControlOption>, RegExp]>([
     [DEVICE, {}, /what about ramzswap0\? expected --stats, --reset, --memlimit_kb or --grow_kb/],
-    [DEVICE, { json: true }, /what about ramzswap0\?/],
     ['tpo', {}, /; did you mean top\?$/],
     [undefined, { stats: true }, /^--stats: expected a device name$/],
     [undefined, { grow_kb: '4' }, /^--grow_kb: expected a device name$/],

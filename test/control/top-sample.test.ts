@@ -122,14 +122,18 @@ describe('sortRows', () => {
 
 describe('topObject', () => {
   it('is JSON all through: what is not known is null', () => {
-    const now = sample(0, { a: { num_reads: 1 }, b: null });
+    const a = { num_reads: 1, orig_data_size: 8192, mem_used_total: 4096 };
+    const now = sample(0, { a, b: null });
     const object = topObject(now, topRows(undefined, now));
     expect(JSON.parse(JSON.stringify(object))).toEqual(object);
     expect(object).toMatchObject({
       daemon: { version: '0.1.0' },
       devices: [
-        { device: 'a', disksize: 0, pages_read_per_second: null, read_latency_99_us: null },
-        { device: 'b', disksize: null },
+        {
+          ...{ device: 'a', disksize: 0, ratio: 2, pages_read_per_second: null },
+          read_latency_99_us: null,
+        },
+        { device: 'b', disksize: null, ratio: null },
       ],
     });
   });

@@ -26,8 +26,8 @@ export const RZSCONTROL: Page = {
       blocks: [
         '`rzscontrol` talks to a running `ramzswapd` over its control socket. Without a device it shows ' +
           'a table of all of them: state, front end, disk size, what is stored, its compressed size, the ' +
-          'host memory it costs, the ratio of the two, and failed pages; the budget beneath where the ' +
-          'daemon has one. With a device it gives orders, in the order reset, settings or init, grow, ' +
+          'host memory it costs, the ratio of the two, and failed pages; where the daemon has a budget, ' +
+          'guarantee and share too, and the budget beneath. With a device it gives orders, in the order reset, settings or init, grow, ' +
           'statistics, and ends at the first that is refused. Orders print nothing, or with `--json` the ' +
           'device as it is then.',
         'Settings (`-b`, `-m`, `-d`, `--pool_limit_kb`, `--guarantee_kb`) given without `--init` are ' +
@@ -66,7 +66,8 @@ export const RZSCONTROL: Page = {
     {
       title: 'Statistics',
       blocks: [
-        "`--stats` prints figures with the labels of compcache's `rzscontrol`, sizes in kB; with `--json` " +
+        "`--stats` prints figures with the labels of compcache's `rzscontrol`, sizes in kB, and behind " +
+          "them the pool limit and the part of the daemon's budget where there are such; with `--json` " +
           'all of these, sizes in bytes. Histograms count by power-of-two microseconds: entry i counts ' +
           'what took from 2^i to 2^(i+1).',
         {

@@ -7,6 +7,7 @@ import { RefusedError } from '../base/errors.ts';
 import { type ControlClient, NoDaemonError } from './client.ts';
 import type { ControlCall, Orders } from './control-orders.ts';
 import { nearName } from './near-name.ts';
+import type { ShareStatus } from './protocol.ts';
 import { daemonText, devicesText, statisticsText } from './statistics-text.ts';
 
 export interface Manner {
@@ -110,7 +111,9 @@ async function show(
       const statistics = await client.call('statistics', { device }).catch(async (error: Error) => {
         throw await withNearName(client, device, error);
       });
-      return printed(statistics, statisticsText(statistics));
+      return json
+        ? printed(statistics, '')
+        : printed(statistics, statisticsText(statistics, await shareOf(client, device)));
     }
     case 'daemon': {
       const daemon = await client.call('daemon');
@@ -124,6 +127,12 @@ async function show(
       return { ...printed(result, result.done.join('\n')), refused: result.refused };
     }
   }
+}
+
+/** Null: the daemon has no budget, or the device has just gone. */
+async function shareOf(client: ControlClient, device: string): Promise<ShareStatus | null> {
+  const devices = await client.call('devices');
+  return devices.find((status) => status.device === device)?.share ?? null;
 }
 
 async function budget(client: ControlClient) {

@@ -8,14 +8,17 @@ import Table from 'cli-table3';
 import { formatBytes } from '../base/units.ts';
 import type { Statistics } from '../store/statistics.ts';
 import { quantileMicros } from './latency.ts';
-import type { DaemonStatus, DeviceStatus } from './protocol.ts';
+import type { DaemonStatus, DeviceStatus, ShareStatus } from './protocol.ts';
 
 const KB = 1024;
 
 type Rows = [string, string | number][];
 
-/** `Label: value unit`, one line each, as the ancestor's tool printed them. */
-export function statisticsText(s: Statistics): string {
+/**
+ * `Label: value unit`, one line each, as the ancestor's tool printed them; behind those what it had not:
+ * limits, where there are some.
+ */
+export function statisticsText(s: Statistics, share: ShareStatus | null = null): string {
   const isBacked = s.backing_swap_name !== null;
   return linesOf([
     ...(isBacked ? ([['BackingSwap', s.backing_swap_name]] as Rows) : []),
@@ -37,7 +40,18 @@ export function statisticsText(s: Statistics): string {
     ['ComprDataSize', kB(s.compr_data_size)],
     ['MemUsedTotal', kB(s.mem_used_total)],
     ...(isBacked ? backingRows(s) : []),
+    ...(s.pool_limit === 0 ? [] : ([['PoolLimit', kB(s.pool_limit)]] as Rows)),
+    ...(share === null ? [] : shareRows(share)),
   ]);
+}
+
+function shareRows({ guarantee, used, share, refused }: ShareStatus): Rows {
+  return [
+    ['Guarantee', kB(guarantee)],
+    ['BudgetUsed', kB(used)],
+    ['BudgetShare', kB(share)],
+    ['BudgetRefused', refused],
+  ];
 }
 
 function backingRows(s: Statistics): Rows {
@@ -90,18 +104,50 @@ function latencyText(counts: readonly number[]): string {
   return half === undefined ? '-' : `50% below ${half} us, 99% below ${most} us`;
 }
 
+interface Column {
+  readonly title: string;
+  readonly width: number;
+  readonly isLeft?: boolean;
+  readonly cell: (device: DeviceStatus) => string;
+}
+
 /** Sizes are as wide as `1023.9 MiB` whatever they are, names as any can be, with longer ones making room. */
-const COLUMNS = [
-  { title: 'device', width: 9, align: 'left' },
-  { title: 'state', width: 13, align: 'left' },
-  { title: 'front end', width: 9, align: 'left' },
-  { title: 'disk', width: 10, align: 'right' },
-  { title: 'stored', width: 10, align: 'right' },
-  { title: 'compressed', width: 10, align: 'right' },
-  { title: 'memory', width: 10, align: 'right' },
-  { title: 'ratio', width: 6, align: 'right' },
-  { title: 'failed', width: 6, align: 'right' },
-] as const;
+const COLUMNS: readonly Column[] = [
+  { title: 'device', width: 9, isLeft: true, cell: ({ device }) => device },
+  { title: 'state', width: 13, isLeft: true, cell: ({ state }) => state },
+  {
+    title: 'front end',
+    width: 9,
+    isLeft: true,
+    cell: ({ connected }) => (connected ? 'connected' : '-'),
+  },
+  figureColumn('disk', 10, (s) => formatBytes(s.disksize)),
+  figureColumn('stored', 10, (s) => formatBytes(s.orig_data_size)),
+  figureColumn('compressed', 10, (s) => formatBytes(s.compr_data_size)),
+  figureColumn('memory', 10, (s) => formatBytes(s.mem_used_total)),
+  figureColumn('ratio', 6, ratioText),
+  figureColumn('failed', 6, (s) => `${s.failed_reads + s.failed_writes}`),
+];
+
+/** Where the daemon has a budget: a device's part of it. */
+const SHARE_COLUMNS: readonly Column[] = [
+  shareColumn('guarantee', ({ guarantee }) => guarantee),
+  shareColumn('share', ({ share }) => share),
+];
+
+function figureColumn(title: string, width: number, text: (s: Statistics) => string): Column {
+  const cell = ({ statistics }: DeviceStatus) => (statistics === null ? '-' : text(statistics));
+  return { title, width, cell };
+}
+
+function shareColumn(title: string, bytes: (share: ShareStatus) => number): Column {
+  const cell = ({ share }: DeviceStatus) => (share === null ? '-' : formatBytes(bytes(share)));
+  return { title, width: 10, cell };
+}
+
+function ratioText({ orig_data_size, mem_used_total }: Statistics): string {
+  return mem_used_total === 0 ? '-' : (orig_data_size / mem_used_total).toFixed(2);
+}
 
 /** Two spaces between columns and no lines: for eyes, and for awk. */
 const NO_LINES = {
@@ -116,39 +162,27 @@ export function devicesText(
   devices: readonly DeviceStatus[],
   budget: DaemonStatus['budget'],
 ): string {
-  const table = devices.length === 0 ? 'no devices' : devicesTable(devices);
+  const columns = budget === null ? COLUMNS : [...COLUMNS, ...SHARE_COLUMNS];
+  const table = devices.length === 0 ? 'no devices' : devicesTable(devices, columns);
   if (budget === null) return table;
   const { committed, limit } = budget;
   return `${table}\n\nbudget: ${formatBytes(committed)} of ${formatBytes(limit)} committed`;
 }
 
-function devicesTable(devices: readonly DeviceStatus[]): string {
+function devicesTable(devices: readonly DeviceStatus[], columns: readonly Column[]): string {
   const table = new Table({
     chars: NO_LINES,
-    colAligns: COLUMNS.map(({ align }) => align),
+    colAligns: columns.map(({ isLeft }) => (isLeft === true ? 'left' : 'right')),
     style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0, compact: true },
   });
-  for (const row of [COLUMNS.map(({ title }) => title), ...devices.map(deviceRow)]) {
+  const titles = columns.map(({ title }) => title);
+  for (const row of [titles, ...devices.map((device) => columns.map(({ cell }) => cell(device)))]) {
     table.push(
       row.map((cell, i) => {
-        const { align, width } = COLUMNS[i]!;
-        return align === 'left' ? cell.padEnd(width) : cell.padStart(width);
+        const { isLeft, width } = columns[i]!;
+        return isLeft === true ? cell.padEnd(width) : cell.padStart(width);
       }),
     );
   }
   return table.toString();
-}
-
-function deviceRow({ device, state, connected, statistics: s }: DeviceStatus): string[] {
-  const begun = [device, state, connected ? 'connected' : '-'];
-  if (s === null) return [...begun, '-', '-', '-', '-', '-', '-'];
-  return [
-    ...begun,
-    formatBytes(s.disksize),
-    formatBytes(s.orig_data_size),
-    formatBytes(s.compr_data_size),
-    formatBytes(s.mem_used_total),
-    s.mem_used_total === 0 ? '-' : (s.orig_data_size / s.mem_used_total).toFixed(2),
-    `${s.failed_reads + s.failed_writes}`,
-  ];
 }

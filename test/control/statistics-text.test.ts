@@ -51,6 +51,19 @@ describe('statisticsText', () => {
     ]);
   });
 
+  it('tells of limits where there are some, behind the rest', () => {
+    const limited = { ...sample(), pool_limit: 2 ** 26 };
+    const share = { guarantee: 2 ** 20, used: 2 ** 21, share: 2 ** 22, refused: 7 };
+    expect(statisticsText(limited, share).split('\n').slice(-6)).toEqual([
+      'MemUsedTotal: 16 kB',
+      'PoolLimit: 65536 kB',
+      'Guarantee: 1024 kB',
+      'BudgetUsed: 2048 kB',
+      'BudgetShare: 4096 kB',
+      'BudgetRefused: 7',
+    ]);
+  });
+
   it('tells of the backing swap where there is one', () => {
     const latencies = new Float64Array(LATENCY_COUNT);
     // 90 reads of 64 to 127 µs, 10 of 1024 to 2047.
@@ -119,6 +132,15 @@ describe('devicesText', () => {
       /\n\nbudget: 1 GiB of 4 GiB committed$/,
     );
     expect(devicesText([], null)).toBe('no devices');
+  });
+
+  it('says where there is a budget who has what of it', () => {
+    const share = { guarantee: 2 ** 20, used: 0, share: 2 ** 22, refused: 0 };
+    const devices = [deviceStatus('a', { statistics: sample(), share }), deviceStatus('b')];
+    const [titles, a, b] = devicesText(devices, { limit: 2 ** 30, committed: 0 }).split('\n');
+    expect(titles).toMatch(/ failed +guarantee +share$/);
+    expect(a).toMatch(/ 0 +1 MiB +4 MiB$/);
+    expect(b).toMatch(/ - +- +-$/);
   });
 });
 

@@ -71,7 +71,6 @@ const TESTED_ELSEWHERE: Record<string, string> = {
   'control/protocol.ts': 'types; lines: fuzz/control.ts',
   'control/schema.ts': 'control/server.test.ts',
   'control/daemon.ts': 'device/daemon.test.ts',
-  'control/paths.ts': 'device/daemon.test.ts',
   'control/version.ts': 'device/daemon.test.ts',
   'control/take-over.ts': 'device/take-over.test.ts',
   'native/aio-abi.ts': 'tables: native/linux-aio.test.ts',

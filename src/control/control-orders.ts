@@ -7,7 +7,7 @@ import { resolve } from 'node:path';
 import { UsageError } from '../base/errors.ts';
 import { CONTROL_COMMANDS, type ControlOption, type Said } from './control-options.ts';
 import { nearName } from './near-name.ts';
-import type { OptionValue } from './options.ts';
+import { checkName, type OptionValue } from './options.ts';
 import type { MethodName, Methods } from './protocol.ts';
 
 /** One call: a method, and what it takes. */
@@ -74,7 +74,7 @@ function namedDevice(
   if (add !== undefined && device !== undefined) {
     throw new UsageError(`--add: expected no other device with it, got ${device}`);
   }
-  if (add !== undefined) return deviceName(text(add), '--add');
+  if (add !== undefined) return checkName(deviceName(text(add), '--add'), '--add');
   if (device === undefined) {
     if (options.length > 0) throw new UsageError(`--${options[0]}: expected a device name`);
     return undefined;

@@ -102,6 +102,8 @@ describe('a command line that makes no sense', () => {
     [undefined, { stats: true }, /^--stats: expected a device name$/],
     [undefined, { grow_kb: '4' }, /^--grow_kb: expected a device name$/],
     ['/dev/', { stats: true }, /^device: expected a device name, got '\/dev\/'$/],
+    [undefined, { add: 'a b' }, /^--add: expected 1 to 20 printable characters/],
+    [undefined, { add: '/dev/x/y' }, /^--add: expected 1 to 20 printable characters .*'x\/y'$/],
     [undefined, { add: '' }, /^--add: expected a device name, got ''$/],
     [DEVICE, { add: 'more' }, /^--add: expected no other device with it, got ramzswap0$/],
     [

@@ -22,6 +22,8 @@ export interface TopView {
   readonly offset: number;
   /** Local time. */
   readonly clock: string;
+  /** For how long the daemon has not said what is new; undefined: it does. */
+  readonly silentSeconds?: number | undefined;
 }
 
 export interface Size {
@@ -89,9 +91,15 @@ export function topFrame(view: TopView, size: Size): FrameLine[] {
   const more = offset > 0 || rest > 0 ? `… ${offset} above, ${rest} more below` : '';
   const room = size.rows - lines.length - 1;
   for (let i = 0; i < room; i++) lines.push({ text: i === 0 ? more : '' });
-  return [...lines.slice(0, size.rows - 1), { text: KEYS }]
+  return [...lines.slice(0, size.rows - 1), lastLine(view)]
     .slice(0, size.rows)
     .map((line) => ({ ...line, text: line.text.slice(0, size.columns) }));
+}
+
+/** Keys, or that the figures are no longer those of now. */
+function lastLine({ silentSeconds }: TopView): FrameLine {
+  if (silentSeconds === undefined) return { text: KEYS };
+  return { text: `no answer from the daemon for ${silentSeconds} s   q quit`, isReversed: true };
 }
 
 /** How many of `count` rows a terminal has room for: a line less where some are left out. */

@@ -13,6 +13,8 @@ import { type Sample, sortRows, topObject, topRows } from './top-sample.ts';
 const INTERVAL_SECONDS_MIN = 0.1;
 const INTERVAL_SECONDS_MAX = 3600;
 const FRAMES_MAX = 1e9;
+/** How often it is said for how long an answer is waited for. */
+const SILENCE_MILLIS = 1000;
 
 export interface TopWishes {
   readonly intervalMillis: number;
@@ -145,6 +147,8 @@ class LiveTop {
   /** Undefined: there are no figures, for this reason. */
   #sample: Sample | undefined;
   #reason = '';
+  /** For how long an answer is waited for; undefined: none is, or not for long. */
+  #silentSeconds: number | undefined;
   #isEnded = false;
   /** The terminal has gone, or is about to. */
   #isHungUp = false;
@@ -196,6 +200,11 @@ class LiveTop {
 
   /** A daemon that is not there may come again; whatever else is refused ends it. */
   async #look(): Promise<void> {
+    const asked = performance.now();
+    const silence = setInterval(() => {
+      this.#silentSeconds = Math.floor((performance.now() - asked) / 1000);
+      this.#draw();
+    }, SILENCE_MILLIS);
     try {
       const sample = await takeSample(this.#path, (client) => {
         this.#client = client;
@@ -206,6 +215,9 @@ class LiveTop {
       if (!(error instanceof NoDaemonError)) throw error;
       [this.#before, this.#sample] = [undefined, undefined];
       this.#reason = error.message;
+    } finally {
+      clearInterval(silence);
+      this.#silentSeconds = undefined;
     }
   }
 
@@ -227,7 +239,7 @@ class LiveTop {
       return;
     }
     const view = viewOf(this.#before, this.#sample, this.#sort, this.#offset);
-    this.#terminal.draw(topFrame(view, size));
+    this.#terminal.draw(topFrame({ ...view, silentSeconds: this.#silentSeconds }, size));
   }
 
   #onKey({ name, ctrl }: Key): void {

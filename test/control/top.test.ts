@@ -283,6 +283,21 @@ describe.skipIf(!isBuilt)('top on a terminal', () => {
     expect(terminal.output()).toMatch(/status=0/);
   });
 
+  it('says that the daemon does not answer while it shows what was last', async () => {
+    const terminal = onTerminal();
+    await terminal.shows(/ramzswap0/);
+    daemon.isHanging = true;
+    await terminal.shows(/no answer from the daemon for [1-9] s {3}q quit/);
+    const from = terminal.output().length;
+    daemon.isHanging = false;
+    daemon.stop();
+    daemon.start();
+    await terminal.shows(/q quit {3}sort by/, from);
+    terminal.press('q');
+    await terminal.child;
+    expect(terminal.output()).toMatch(/status=0/);
+  });
+
   it('does not begin where there is no daemon: the reason stays readable', async () => {
     daemon.stop();
     const terminal = onTerminal();

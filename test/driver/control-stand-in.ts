@@ -45,6 +45,8 @@ export class ControlStandIn {
   readonly calls: { method: string; params: unknown }[] = [];
   devices: DeviceStatus[] = [];
   daemon = daemonStatus();
+  /** It takes what it is asked, and answers nothing. */
+  isHanging = false;
   reload: ReloadResult = { done: [], refused: [] };
   readonly #folder = makeFolder();
   readonly #connections = new Set<Socket>();
@@ -61,6 +63,7 @@ export class ControlStandIn {
       method,
       (params: unknown) => {
         this.calls.push({ method, params });
+        if (this.isHanging) return new Promise(() => {});
         return answer(params as OfDevice);
       },
     ]);

@@ -122,6 +122,7 @@ function isTerminal(): boolean {
 
 function pathIn(said: Said<ControlOption>): string {
   const path = said['control-path'];
+  if (path === '') throw new UsageError("--control-path: expected a path, got ''");
   return typeof path === 'string' ? path : defaultControlPath();
 }
 

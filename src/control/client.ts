@@ -19,6 +19,9 @@ const ANSWER_MILLIS_MAX = 10_000;
 const SLOW_ANSWER_MILLIS_MAX = 300_000;
 const SLOW_METHODS: ReadonlySet<string> = new Set(['init', 'reset', 'remove', 'reload']);
 
+/** struct sockaddr_un has a path of at most 108 bytes, the last of which is NUL. */
+const SUN_PATH_MAX = 107;
+
 /** Ours, of a call that has had no answer: JSON-RPC's own codes are negative. */
 const TIME_OUT_CODE = 1;
 
@@ -57,8 +60,18 @@ export class ControlClient {
     }
   }
 
-  /** Connects; NoDaemonError with path and cause when no daemon answers there. */
-  static connect(path: string): Promise<ControlClient> {
+  /**
+   * Connects; NoDaemonError with path and cause when no daemon answers there, RefusedError where none
+   * ever can.
+   */
+  static async connect(path: string): Promise<ControlClient> {
+    const bytes = Buffer.byteLength(path);
+    // Node connects to what is left of a longer one.
+    if (bytes === 0 || bytes > SUN_PATH_MAX) {
+      throw new RefusedError(
+        `control socket '${path}': expected a path of 1 to ${SUN_PATH_MAX} bytes, got ${bytes}`,
+      );
+    }
     return new Promise((resolve, reject) => {
       const socket = connect(path);
       const refuse = (error: NodeJS.ErrnoException) => {
@@ -147,7 +160,9 @@ function causeOf({ code, message }: NodeJS.ErrnoException, path: string): string
     case 'ENOENT':
       return 'no such socket; is ramzswapd running? --control-path says where it is';
     case 'ECONNREFUSED':
-      return 'nobody listens there: ramzswapd has ended and left it';
+      return isSomethingElse(path)
+        ? 'that is no socket; --control-path says where it is'
+        : 'nobody listens there: ramzswapd has ended and left it';
     case 'EACCES': {
       const owner = ownerOf(path) ?? "ramzswapd's user";
       const other = owner === 'root' ? '' : ', or as root';
@@ -156,6 +171,11 @@ function causeOf({ code, message }: NodeJS.ErrnoException, path: string): string
     default:
       return code ?? message;
   }
+}
+
+/** What has just gone was a socket. */
+function isSomethingElse(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isSocket() === false;
 }
 
 /** By name where the machine's own list has it; undefined: not for us to see. */

@@ -175,6 +175,7 @@ describe.skipIf(!isBuilt)('rzscontrol', () => {
     [['top', '-s'], /top: expected no --stats with it/],
     [['top', '--sort', 'age'], /argument 'age' is invalid. Allowed choices are name, memory/],
     [['top', '--interval', '0'], /--interval: expected seconds from 0.1 to 3600, got '0'/],
+    [['--control-path', ''], /^rzscontrol: --control-path: expected a path, got ''$/],
     [['--completion', 'fish'], /Allowed choices are bash, devices/],
   ])('%j is no usage: status 2', async (args, message) => {
     const [code, stdout, stderr] = await status(...args);

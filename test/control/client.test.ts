@@ -125,6 +125,13 @@ describe('ControlClient', () => {
       /nobody listens there: ramzswapd has ended/,
     );
     writeFileSync(join(folder.path, 'file'), '');
-    await expect(ControlClient.connect(join(folder.path, 'file'))).rejects.toThrow(NoDaemonError);
+    const file = ControlClient.connect(join(folder.path, 'file'));
+    await expect(file).rejects.toThrow(NoDaemonError);
+    await expect(file).rejects.toThrow('that is no socket; --control-path says where it is');
+  });
+
+  it.each([0, 108])('refuses a path of %i bytes, which is never one', async (bytes) => {
+    const asked = ControlClient.connect('/'.padEnd(bytes, 'x').slice(0, bytes));
+    await expect(asked).rejects.toThrow(`expected a path of 1 to 107 bytes, got ${bytes}`);
   });
 });

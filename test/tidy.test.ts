@@ -66,6 +66,7 @@ const TESTED_ELSEWHERE: Record<string, string> = {
   'control/control-run.ts': 'bin/rzscontrol.test.ts',
   'control/device-options.ts': 'device/backing.test.ts',
   'control/figures.ts': 'a table that the compiler completes',
+  'control/hang-up.ts': 'control/top.test.ts',
   'control/methods.ts': 'control/devices.test.ts',
   'control/options.ts': 'control/plan.test.ts',
   'control/protocol.ts': 'types; lines: fuzz/control.ts',

@@ -6,7 +6,7 @@
 
 import '../control/no-debugger.ts';
 import { Command, CommanderError, Option } from 'commander';
-import { RefusedError, UsageError } from '../base/errors.ts';
+import { errnoText, RefusedError, UsageError } from '../base/errors.ts';
 import { ControlClient } from '../control/client.ts';
 import { bashCompletion } from '../control/completion.ts';
 import {
@@ -21,6 +21,7 @@ import {
 } from '../control/control-options.ts';
 import { ordersOf } from '../control/control-orders.ts';
 import { runOrders } from '../control/control-run.ts';
+import { endByHangUp } from '../control/hang-up.ts';
 import { defaultControlPath } from '../control/paths.ts';
 import { VERSION } from '../control/version.ts';
 
@@ -143,9 +144,12 @@ function print(text: string): void {
   process.stdout.write(text.endsWith('\n') ? text : `${text}\n`);
 }
 
-// Whoever read it has seen enough: rzscontrol | head.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  process.exit(error.code === 'EPIPE' ? 0 : EXIT_REFUSED);
+  // Whoever read it has seen enough: rzscontrol | head.
+  if (error.code === 'EPIPE') process.exit(0);
+  if (process.stdout.isTTY === true) endByHangUp();
+  process.stderr.write(`rzscontrol: standard output: ${errnoText(-(error.errno ?? 0))}\n`);
+  process.exit(EXIT_REFUSED);
 });
 
 command()

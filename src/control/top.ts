@@ -6,6 +6,7 @@
 import { UsageError } from '../base/errors.ts';
 import { ControlClient, NoDaemonError } from './client.ts';
 import type { Said, SortKey, TopOption } from './control-options.ts';
+import { endByHangUp } from './hang-up.ts';
 import { type Key, Terminal } from './terminal.ts';
 import { rowsShown, type TopView, topFrame, topText, waitingFrame } from './top-frame.ts';
 import { type Sample, sortRows, topObject, topRows } from './top-sample.ts';
@@ -181,8 +182,7 @@ class LiveTop {
       this.#terminal.close();
       for (const signal of ENDING_SIGNALS) process.off(signal, this.#end);
       process.off('SIGHUP', this.#hangUp);
-      // Node's own end sets the terminal's modes, and crashes where there is no terminal any more.
-      if (this.#isHungUp) process.kill(process.pid, 'SIGHUP');
+      if (this.#isHungUp) endByHangUp();
     }
   }
 

@@ -190,6 +190,15 @@ describe.skipIf(!isBuilt)('rzscontrol', () => {
     expect(await status('--completion', 'devices')).toEqual([0, '', '']);
   });
 
+  it('says that its output could not be written', async () => {
+    const command = `"$0" "$1" --json --control-path "$2" > /dev/full`;
+    const args = ['-c', command, process.execPath, RZSCONTROL, daemon.path];
+    expect(await execa('bash', args, OPTIONS)).toMatchObject({
+      exitCode: 1,
+      stderr: 'rzscontrol: standard output: ENOSPC (no space left on device)',
+    });
+  });
+
   it('ends in peace when nobody reads on', async () => {
     daemon.devices = Array.from({ length: 500 }, (_, i) =>
       deviceStatus(`swap${i}`, { state: 'active', statistics: figures() }),

@@ -69,11 +69,15 @@ afterEach(() => {
   folder.remove();
 });
 
-const top = (...args: string[]) => [RZSCONTROL, '--control-path', daemon.path, 'top', ...args];
+const topOf = (...args: string[]) => [RZSCONTROL, '--control-path', daemon.path, 'top', ...args];
 
 describe.skipIf(!isBuilt)('top without a terminal', () => {
   const run = (...args: string[]) =>
-    execa(process.execPath, top(...args), { reject: false, stdin: 'ignore', timeout: WAIT_MILLIS });
+    execa(process.execPath, topOf(...args), {
+      reject: false,
+      stdin: 'ignore',
+      timeout: WAIT_MILLIS,
+    });
 
   it('prints one frame about one interval, and ends', async () => {
     const { exitCode, stdout, stderr } = await run('--interval', '0.5');
@@ -132,7 +136,7 @@ describe.skipIf(!isBuilt)('top on a terminal', () => {
 
   /** A shell on a terminal of 80 columns and 12 rows, which notes the terminal's modes around top. */
   function onTerminal({ args = [], before = [], after = [] }: Around = {}) {
-    const program = [process.execPath, ...top('--interval', '0.2', ...args)].join(' ');
+    const program = [process.execPath, ...topOf('--interval', '0.2', ...args)].join(' ');
     const command = `sh -c 'echo $$ > ${join(folder.path, 'pid')}; exec ${program}'`;
     const lines = [
       ...['stty rows 12 cols 80', note('before'), ...before],
@@ -209,6 +213,29 @@ describe.skipIf(!isBuilt)('top on a terminal', () => {
       WAIT_MILLIS,
     );
     expect(readFileSync(status, 'utf8').trim()).toBe('129');
+  });
+
+  it.each([
+    ['ends', ''],
+    ['goes on', '0<>fifo'],
+  ])('ends by it where the terminal sends none, and input %s', async (_, input) => {
+    const status = join(folder.path, 'status');
+    // In another session it only hears that it cannot write.
+    const top = [process.execPath, ...topOf('--interval', '0.1')].join(' ');
+    const command = `setsid --wait sh -c 'mkfifo fifo; ${top} ${input}; echo $? > ${status}'`;
+    const child = execa('script', ['-qec', command, '/dev/null'], {
+      ...{ reject: false, timeout: WAIT_MILLIS, env: { TERM: 'xterm', SHELL: '/bin/sh' } },
+      cwd: folder.path,
+    });
+    let screen = '';
+    child.stdout.on('data', (chunk: Buffer) => {
+      screen += chunk.toString();
+    });
+    await until(() => screen.includes('ramzswap0'), 'a frame', WAIT_MILLIS);
+    child.kill('SIGKILL');
+    const said = () => (existsSync(status) ? readFileSync(status, 'utf8').trim() : '');
+    await until(() => said() !== '', 'the end', WAIT_MILLIS);
+    expect(said()).toBe('129');
   });
 
   it('gives the terminal back while Ctrl-Z has it stopped, and goes on', async () => {

@@ -22,7 +22,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, isAbsolute, join, resolve } from 'node:path';
 import { argv } from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { type Entry, layout, PROGRAM } from './layout.ts';
@@ -38,6 +38,9 @@ class RefusedError extends Error {
 
 /** All below `destdir` as if that were the root folder; returns how many files. */
 export function install(destdir: string, prefix: string): number {
+  if (destdir !== '' && !isAbsolute(destdir)) {
+    throw new RefusedError(`DESTDIR: expected an absolute path, got '${destdir}'`);
+  }
   const top = destdir === '' ? '' : resolve(destdir);
   const at = checkedPrefix(prefix);
   const temporary = mkdtempSync(join(tmpdir(), 'ramzswap-install-'));

@@ -10,6 +10,13 @@ destdir=$1
 prefix=${2%/}
 manifest=$destdir$prefix/lib/ramzswap/manifest
 
+case $destdir in
+  '' | /*) ;;
+  *)
+    echo "uninstall: DESTDIR: expected an absolute path, got '$destdir'" >&2
+    exit 1
+    ;;
+esac
 if [ ! -f "$manifest" ]; then
   echo "uninstall: expected a manifest, $manifest: nothing was installed with this PREFIX and DESTDIR" >&2
   exit 1

@@ -228,6 +228,16 @@ describe.skipIf(!isBuilt)('make install', () => {
   });
 });
 
+it.skipIf(!isBuilt).each(['install', 'uninstall'])(
+  'make %s refuses a DESTDIR that depends on where it is called',
+  async (target) => {
+    const { exitCode, stderr } = await make(clone, target, ['DESTDIR=rel']);
+    expect(exitCode).toBe(2);
+    expect(stderr).toContain("DESTDIR: expected an absolute path, got 'rel'");
+    expect(existsSync(join(clone, 'rel'))).toBe(false);
+  },
+);
+
 describe.skipIf(!isBuilt)('make uninstall', () => {
   it('leaves what is others’: files, and folders that were there or are in use', async () => {
     const destdir = folder();

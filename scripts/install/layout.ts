@@ -19,6 +19,7 @@ const PLACES: readonly (readonly [RegExp, string])[] = [
   [/^scripts\/systemd\/([^/]+\.(?:service|socket))$/, 'lib/systemd/system/$1'],
   [/^scripts\/systemd\/([^/]+)\.(sysusers|tmpfiles)\.conf$/, 'lib/$2.d/$1.conf'],
   [/^scripts\/qemu\/([^/]+\.json)$/, 'share/qemu/vhost-user/$1'],
+  [/^guest\/rootfs\/.+$/, 'share/ramzswap/$&'],
   [/^scripts\/(examples\/[^/]+)$/, 'share/doc/ramzswap/$1'],
   [/^[^/]+$/, 'share/doc/ramzswap/$&'],
 ];

@@ -37,6 +37,8 @@ const PACKAGE = json(join(ROOT, 'package.json')) as {
   man: string[];
 };
 const PROGRAMS = Object.keys(PACKAGE.bin);
+/** What users put into guests of their own. */
+const FOR_GUESTS = filesBelow(join(ROOT, 'guest/rootfs'));
 
 if (!isBuilt) console.warn('install.test.ts: SKIPPED: dist/ is missing: run "npm run build"');
 const hasDpkg = spawnSync('dpkg-deb', ['--version']).error === undefined;
@@ -66,7 +68,7 @@ function runtimePackages(): string[] {
 /** A clone that was built, as far as installing looks at it; pages and completion if nobody makes them. */
 function makeClone(path: string): void {
   const files = ['Makefile', 'package.json', 'package-lock.json', 'LICENSE', 'README.md'];
-  for (const name of [...files, 'scripts', 'dist', ...runtimePackages()]) {
+  for (const name of [...files, 'scripts', 'dist', 'guest/rootfs', ...runtimePackages()]) {
     cpSync(join(ROOT, name), join(path, name), { recursive: true });
   }
   mkdirSync(join(path, 'src'));
@@ -148,10 +150,14 @@ describe.skipIf(!isBuilt)('what make install installs', () => {
       'share/doc/ramzswap/examples/ramzswapd.yaml',
       ...PACKAGE.man.map((path) => `share/man/man${path.at(-1)}/${basename(path)}`),
       'share/qemu/vhost-user/50-ramzswap.json',
+      ...FOR_GUESTS.map((path) => `share/ramzswap/guest/rootfs/${path}`),
     ];
     expect(files.filter((path) => !path.startsWith('lib/ramzswap/'))).toEqual(places.sort());
     for (const path of files) expect(statSync(join(at, path)).mode & 0o444, path).toBe(0o444);
-    for (const name of PROGRAMS) expect(statSync(join(at, 'bin', name)).mode & 0o777).toBe(0o755);
+    const doctor = 'share/ramzswap/guest/rootfs/usr/local/sbin/ramzswap-doctor';
+    for (const path of [...PROGRAMS.map((name) => `bin/${name}`), doctor]) {
+      expect(statSync(join(at, path)).mode & 0o777, path).toBe(0o755);
+    }
   });
 
   it('are the packages that the lock file names for running, and no other', () => {
@@ -299,7 +305,7 @@ describe.skipIf(!isBuilt || !hasDpkg)('make deb', () => {
 });
 
 describe.skipIf(!isBuilt)('npm pack', () => {
-  it('has what is built, units and description, and nothing that nobody needs', () => {
+  it('has what is built, units, description, what is for guests, and nothing that nobody needs', () => {
     const path = folder();
     const args = ['pack', '--ignore-scripts', '--silent', `--pack-destination=${path}`];
     const archive = execFileSync('npm', args, { cwd: clone, encoding: 'utf8' }).trim();
@@ -312,12 +318,14 @@ describe.skipIf(!isBuilt)('npm pack', () => {
       'dist/completion/rzscontrol',
       'scripts/systemd/ramzswapd@.service',
       'scripts/qemu/50-ramzswap.json',
+      ...FOR_GUESTS.map((name) => `guest/rootfs/${name}`),
       'LICENSE',
       'README.md',
     ]) {
       expect(files).toContain(`package/${name}`);
     }
-    const wanted = /^package\/(dist\/.*|scripts\/(examples|qemu|systemd)\/.*|[^/]+)$/;
+    const wanted =
+      /^package\/(dist\/.*|guest\/rootfs\/.*|scripts\/(examples|qemu|systemd)\/.*|[^/]+)$/;
     expect(files.filter((name) => !wanted.test(name) || /\.map$|\/\.\w+$/.test(name))).toEqual([]);
   });
 

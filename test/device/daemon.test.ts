@@ -479,7 +479,7 @@ describe.skipIf(!isBuilt)('rzscontrol', () => {
     expect((await run(RZSCONTROL, [...args, '--grow_kb=131072'])).exitCode).toBe(0);
     expect((await run(RZSCONTROL, [...args, '-g', '131068'])).exitCode).toBe(1);
     const more = await run(RZSCONTROL, [...args, '--grow_kb=131076']);
-    expect(more.stderr).toMatch(/expected 131072 kB \(--max-disksize\) at most/);
+    expect(more.stderr).toMatch(/expected 131072 kB \(max-disksize\) at most/);
   });
 
   it('lists devices and whether a front end is there', async () => {

@@ -354,7 +354,9 @@ describe.skipIf(!isBuilt)('a store in the service manager’s file descriptor st
     await expect(start('--store-dir', '/dev/shm/x')).rejects.toThrow(
       '--fdstore, --store-dir: expected one of them',
     );
-    await expect(start('--name', 'a:b')).rejects.toThrow('expected a --name without a colon');
+    await expect(start('--name', 'a:b')).rejects.toThrow(
+      "--fdstore: expected names without a colon with it, got 'a:b'",
+    );
   });
 
   it('leaves nothing with the manager when its daemon is refused its socket', async () => {

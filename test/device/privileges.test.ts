@@ -75,7 +75,7 @@ describe.skipIf(!isBuilt)('sockets', () => {
       /socket group 'no-such-group-here': no such group/,
     ],
     [['--socket-group', '4294967295'], 1, /expected 4294967294 at most, got 4294967295/],
-    [['--socket-group', ''], 2, /--socket-group: expected text, got ''/],
+    [['--socket-group', ''], 2, /--socket-group: expected text that is not empty, got ''/],
   ])('are not made for %j: status %i', async (args, status, message) => {
     const folder = makeFolder();
     cleanUps.push(folder.remove);

@@ -246,7 +246,7 @@ describe.skipIf(!isBuilt)('a store is had', () => {
   it('by one daemon at a time; another name lies beside it', async () => {
     await start(stored());
     expect(await refusal('--disksize', '64M', ...stored())).toBe(
-      `ramzswapd: ${directory}/ramzswap0.table: in use by another process, which has it locked`,
+      `ramzswapd: ramzswap0: ${directory}/ramzswap0.table: in use by another process, which has it locked`,
     );
     const other = await start(stored('--name', 'other'));
     expect(other.stderr).not.toContain('store found');
@@ -259,7 +259,7 @@ describe.skipIf(!isBuilt)('a store is had', () => {
   it('with the size that it was made with', async () => {
     await kill(await start(stored()));
     expect(await refusal('--disksize', '128M', ...stored())).toBe(
-      `ramzswapd: store ${directory}/ramzswap0.table: disk size (max-disksize where given): ` +
+      `ramzswapd: ramzswap0: store ${directory}/ramzswap0.table: disk size (max-disksize where given): ` +
         'expected 128 MiB (32768 pages), got 64 MiB (16384 pages)',
     );
     expect((await start(stored())).stderr).toContain('store found');
@@ -283,7 +283,7 @@ describe.skipIf(!isBuilt)('a store is had', () => {
   it('in a directory of nobody else', async () => {
     chmodSync(directory, 0o755);
     expect(await refusal('--disksize', '64M', ...stored())).toBe(
-      `ramzswapd: directory ${directory}: expected mode 0700, got 0755`,
+      `ramzswapd: ramzswap0: directory ${directory}: expected mode 0700, got 0755`,
     );
     expect(readdirSync(directory)).toEqual([]);
   });

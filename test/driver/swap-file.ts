@@ -1,7 +1,7 @@
 /** Swap files for tests, made by the programs that people use: fallocate and mkswap. */
 
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { chmodSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { makeFolder } from './sockets.ts';
 
@@ -18,6 +18,7 @@ export function makeSwapFile(bytes: number, ...mkswapArgs: string[]): SwapFile {
   const path = join(folder.path, 'swap');
   const env = { ...process.env, PATH };
   execFileSync('fallocate', ['-l', `${bytes}`, path], { env });
+  chmodSync(path, 0o600);
   execFileSync('mkswap', [...mkswapArgs, path], { env, stdio: 'ignore' });
   return { path, remove: folder.remove };
 }

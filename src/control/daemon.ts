@@ -105,6 +105,7 @@ class Daemon implements DaemonActions {
       hasFaults: HAS_FAULT_INJECTION,
       storeDirectory: plan.storeDirectory,
       queueThreads: plan.queueThreads,
+      hasOneDevice: plan.frontEnd.kind !== 'directory',
       budget: this.#budget,
       isStarting: () => this.#isStarting,
       sharesChanged: () => this.#devices.nudge(),

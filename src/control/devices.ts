@@ -102,7 +102,7 @@ export class Devices {
   }
 
   #startThread(): ReactorThread {
-    return new ReactorThread(this.#host.queueThreads - 1, {
+    const events: ReactorThreadEvents = {
       log: (report) => this.#events.log(report),
       connection: (name, isConnected) => {
         const device = this.#devices.get(name);
@@ -110,6 +110,7 @@ export class Devices {
         if (device !== undefined) this.onConnection(device);
       },
       running: (name, isRunning) => this.#devices.get(name)?.runningIs(isRunning),
-    });
+    };
+    return new ReactorThread(this.#host.queueThreads - 1, events, this.#host.hasOneDevice);
   }
 }

@@ -49,6 +49,8 @@ export interface DeviceHost {
   /** Directory on a tmpfs where stores are kept. */
   readonly storeDirectory: string | undefined;
   readonly queueThreads: number;
+  /** There is one, and no other will come. */
+  readonly hasOneDevice: boolean;
   /** Of host memory, for all devices together. */
   readonly budget: Budget | undefined;
   /** Devices come back, with what they hold already: none is refused for what others hold. */

@@ -5,13 +5,17 @@
  */
 
 import { notAnEventFd } from '../native/eventfd.ts';
-import { closeFd } from '../native/fd.ts';
+import { closeFd, setNonBlocking } from '../native/fd.ts';
 import { RequestError } from '../vhost-user-ts/index.ts';
 
 /** `fd` is this process's from now on. What is no eventfd is closed and refused: RequestError. */
 export function takeEventFd(request: string, fd: number): void {
   const got = notAnEventFd(fd);
-  if (got === undefined) return;
+  if (got === undefined) {
+    // A promise that the front end can break: see peer-eventfd.ts.
+    setNonBlocking(fd);
+    return;
+  }
   closeFd(fd);
   throw new RequestError(`${request}: expected an eventfd, got ${got}`);
 }

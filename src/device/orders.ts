@@ -20,6 +20,8 @@ export interface ReactorOptions {
   /** Of one word: how many orders have been obeyed (wrapping). */
   readonly obeyed: Int32Array;
   readonly discarded: Discarded;
+  /** The daemon has one device, and one front end at a time: nobody else would be kept waiting. */
+  readonly isAlone: boolean;
   /** To the queue threads that help it. */
   readonly lines: readonly LineEnd[];
 }
@@ -33,6 +35,8 @@ export type Discarded = Int32Array;
 /** How a queue thread begins. */
 export interface QueueWorkerOptions {
   readonly line: LineEnd;
+  /** As ReactorOptions.isAlone; default: it is not. */
+  readonly isAlone?: boolean;
 }
 
 /** What a reactor thread calls a queue thread for. */

@@ -6,6 +6,7 @@
 
 import { parentPort, workerData } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
+import { signalDirectly } from '../native/peer-eventfd.ts';
 import { abortWith, threadId } from '../native/process.ts';
 import { PageStore } from '../store/page-store.ts';
 import type { QueueCall, QueueWorkerOptions, ReactorReport } from './orders.ts';
@@ -21,7 +22,8 @@ class QueueThread {
   readonly #post: (report: ReactorReport) => void;
   readonly #reports: Reports;
 
-  constructor({ line }: QueueWorkerOptions, post: (report: ReactorReport) => void) {
+  constructor({ line, isAlone }: QueueWorkerOptions, post: (report: ReactorReport) => void) {
+    if (isAlone === true) signalDirectly();
     this.#post = post;
     this.#reports = new Reports((device, level, message) => {
       post({ kind: 'log', device, level, message });

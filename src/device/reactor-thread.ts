@@ -59,17 +59,21 @@ export class ReactorThread {
   readonly #released = new Set<string>();
   readonly #discarded = new DiscardedFds();
 
-  /** With so many queue threads to help it; devices are opened in it. */
-  constructor(helpers: number, events: ReactorThreadEvents) {
+  /**
+   * With so many queue threads to help it; devices are opened in it. `isAlone`: one, and there will be
+   * no other in the daemon.
+   */
+  constructor(helpers: number, events: ReactorThreadEvents, isAlone = false) {
     this.#wakeFd = createEventFd();
     this.#events = events;
     const lines = Array.from({ length: helpers }, () => makeLine());
-    const queueWorkers = lines.map(({ answerer }) => this.#startQueueThread(answerer));
+    const queueWorkers = lines.map(({ answerer }) => this.#startQueueThread(answerer, isAlone));
     const callers = lines.map(({ caller }) => caller);
     const workerData: ReactorOptions = {
       wakeFd: this.#wakeFd,
       obeyed: this.#obeyed,
       discarded: this.#discarded.discarded,
+      isAlone,
       lines: callers,
     };
     this.#worker = this.#startWorker('reactor-worker', workerData, callers);
@@ -195,8 +199,8 @@ export class ReactorThread {
     return this.#released.has(device);
   }
 
-  #startQueueThread(line: LineEnd): Worker {
-    const workerData: QueueWorkerOptions = { line };
+  #startQueueThread(line: LineEnd, isAlone: boolean): Worker {
+    const workerData: QueueWorkerOptions = { line, isAlone };
     const worker = this.#startWorker('queue-worker', workerData, [line]);
     worker.on('error', (error) => abortWith('a queue thread', error));
     return worker;

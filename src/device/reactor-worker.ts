@@ -7,6 +7,7 @@ import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_thread
 import { AssertionError, assert } from '../base/assert.ts';
 import { RefusedError } from '../base/errors.ts';
 import { closeFd } from '../native/fd.ts';
+import { signalDirectly } from '../native/peer-eventfd.ts';
 import { abortWith, exitNow, threadId } from '../native/process.ts';
 import { connectUnix, isPeerGone, peerProcessId } from '../native/socket.ts';
 import { BlockDevice } from './block-device.ts';
@@ -40,6 +41,7 @@ function main(): void {
   post({ kind: 'thread', id: threadId() });
   const options = workerData as ReactorOptions;
   reportDiscarded(options.discarded, post);
+  if (options.isAlone) signalDirectly();
   const threads = options.lines.map((line) => new ThreadCaller<QueueCall>(line));
   const reports = new Reports((device, level, message) => {
     post({ kind: 'log', device, level, message });

@@ -5,6 +5,9 @@
  * counter stays full: so a read of /dev/null is submitted by Linux AIO, which is over before the call
  * returns and whose end the kernel tells on that eventfd.
  *
+ * A thread whose peers are all one, and which has nobody else to keep waiting, writes instead: that
+ * takes a third of the time. The counter of a peer that wants its signals is never full.
+ *
  * Where AIO cannot be had (forbidden, or no context left), poll() looks for room before each write().
  * There a peer that fills the counter between the two still makes the write wait.
  *
@@ -78,12 +81,18 @@ class KernelSignals {
 /** This thread's; undefined: it has none, or not yet. */
 let kernelSignals: KernelSignals | undefined;
 let isPrepared = false;
+let isDirect = false;
 
 /** Makes what this thread signals with: one descriptor and a context of AIO, once. */
 export function preparePeerSignals(): void {
   if (isPrepared) return;
   isPrepared = true;
   kernelSignals = makeKernelSignals();
+}
+
+/** From now on this thread writes: one peer is all that it serves. */
+export function signalDirectly(isSo = true): void {
+  isDirect = isSo;
 }
 
 function makeKernelSignals(): KernelSignals | undefined {
@@ -111,9 +120,13 @@ function openNull(): number | undefined {
 
 /**
  * HOT PATH: no allocation. Adds one to the counter of a peer's eventfd; one that is full says already
- * what we wanted to say. Never waits.
+ * what we wanted to say. Never waits, but for the peer of a thread that signals directly.
  */
 export function signalPeerEventFd(fd: number): void {
+  if (isDirect) {
+    c.write(fd, one, 8);
+    return;
+  }
   if (!isPrepared) preparePeerSignals();
   if (kernelSignals === undefined || !kernelSignals.signal(fd)) signalWithRoom(fd);
 }

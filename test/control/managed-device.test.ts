@@ -27,6 +27,7 @@ function setUp(obeys: (kind: Order['kind']) => boolean, settings: DeviceSettings
   } as unknown as ReactorThread;
   const host = {
     ...{ hasFaults: false, storeDirectory: undefined, queueThreads: 1, budget: undefined },
+    hasOneDevice: true,
     isStarting: () => false,
     userOfSwap: () => undefined,
     sharesChanged: () => {},

@@ -11,10 +11,11 @@ import { VHOST_USER } from '../../src/vhost-user-ts/index.ts';
 import { VIRTIO_F_VERSION_1 } from '../../src/virtio/features.ts';
 import { BLOCK_FEATURES } from '../../src/virtio-blk/config-space.ts';
 import { VIRTIO_BLK_T_FLUSH } from '../../src/virtio-blk/protocol.ts';
-import { AttachedDriver, Daemon, isBuilt, until } from '../driver/daemon.ts';
+import { type AttachedDriver, isBuilt, until } from '../driver/daemon.ts';
 import { openFds, signals } from '../driver/descriptors.ts';
 import { RequestRefused } from '../driver/front-end.ts';
 import { LocalDevice } from '../driver/local-device.ts';
+import { ManyDaemon } from '../driver/many-daemon.ts';
 import { socketPair } from '../driver/sockets.ts';
 import { counterOf, setBlocking } from '../models/descriptors.ts';
 
@@ -82,10 +83,11 @@ describe('what is no eventfd', () => {
 if (!isBuilt) console.warn('event-fds.test.ts: SKIPPED, dist/ is missing: run "npm run build"');
 
 describe.skipIf(!isBuilt)('a front end that makes its eventfds wait', () => {
+  /** Of a daemon that may have other devices. */
   async function attach(threads: number) {
-    const daemon = await Daemon.start(['--queue-threads', `${threads}`]);
+    const daemon = await ManyDaemon.start(['--disksize', '8M', '--queue-threads', `${threads}`]);
     cleanUps.push(() => daemon.stop());
-    const attached = AttachedDriver.connect(daemon, { index: threads - 1 });
+    const attached = daemon.attach('ramzswap0', { index: threads - 1 });
     cleanUps.push(() => attached.close());
     return attached;
   }

@@ -6,6 +6,7 @@ import { createEventFd } from '../../src/native/eventfd.ts';
 import { closeFd } from '../../src/native/fd.ts';
 import {
   preparePeerSignals,
+  signalDirectly,
   signalPeerEventFd,
   signalWithRoom,
 } from '../../src/native/peer-eventfd.ts';
@@ -77,4 +78,20 @@ it('is made of one descriptor a thread', () => {
   preparePeerSignals();
   signalPeerEventFd(eventFd());
   expect(openFds()).toBe(before + 1);
+});
+
+describe('a thread that signals directly', () => {
+  afterEach(() => signalDirectly(false));
+
+  it('adds one to the counter, by a write: where that may not wait it is not heard when full', () => {
+    signalDirectly();
+    const fd = eventFd();
+    for (let i = 0; i < 3; i++) signalPeerEventFd(fd);
+    expect(signals(fd)).toBe(3);
+    const full = Buffer.alloc(8);
+    full.writeBigUInt64LE(2n ** 64n - 2n);
+    writeSync(fd, full);
+    signalPeerEventFd(fd);
+    expect(counterOf(fd)).toBe(2n ** 64n - 2n);
+  });
 });

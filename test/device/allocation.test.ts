@@ -69,7 +69,7 @@ const DISKS: readonly [string, number, () => string[], 'logged'?][] = [
   ['in memory', REQUESTS, () => ['--disksize', `${DISK_BYTES}`]],
   [
     'in memory, by two threads',
-    REQUESTS / 2,
+    REQUESTS / 4,
     () => ['--disksize', `${DISK_BYTES}`, '--queue-threads', '2'],
   ],
   [
@@ -77,7 +77,7 @@ const DISKS: readonly [string, number, () => string[], 'logged'?][] = [
     REQUESTS / 4,
     () => ['--disksize', `${DISK_BYTES}`, '--logical-block-size', '512'],
   ],
-  ['in memory, under a dirty log', REQUESTS / 2, () => ['--disksize', `${DISK_BYTES}`], 'logged'],
+  ['in memory, under a dirty log', REQUESTS / 4, () => ['--disksize', `${DISK_BYTES}`], 'logged'],
   ['half on a backing swap', REQUESTS / 4, () => backed('8M')],
   [
     'half on a backing swap, in sectors',

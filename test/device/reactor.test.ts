@@ -10,10 +10,10 @@ import { runBursts } from '../models/kick-bursts.ts';
 import { runDuel } from '../models/kick-duel.ts';
 
 const SEED = Number(process.env.RAMZSWAP_TEST_SEED ?? 20090901);
-const ROUNDS = 50_000;
+const ROUNDS = 25_000;
 /** What one configuration may take; the rounds that fit are run, and a minimum is demanded. */
 const MILLIS_MAX = 12_000;
-const ROUNDS_MIN = 10_000;
+const ROUNDS_MIN = 5_000;
 /** Without the barrier in enableKicks, one is lost within 310,000; in publish, within 73,000. */
 const DUEL_ROUNDS = 500_000;
 const DUEL_ROUNDS_MIN = 20_000;

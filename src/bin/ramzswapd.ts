@@ -4,7 +4,7 @@
 import '../control/no-debugger.ts';
 import { Command, CommanderError, Option } from 'commander';
 import { RefusedError, SystemError, UsageError } from '../base/errors.ts';
-import { runDaemon } from '../control/daemon.ts';
+import { exitNow, runDaemon } from '../control/daemon.ts';
 import {
   DAEMON_OPTIONS,
   DEVICE_OPTIONS,
@@ -64,5 +64,6 @@ main().catch((error: unknown) => {
   const isKnown =
     error instanceof UsageError || error instanceof RefusedError || error instanceof SystemError;
   process.stderr.write(`ramzswapd: ${isKnown ? error.message : (error as Error).stack}\n`);
-  process.exit(error instanceof UsageError ? 2 : 1);
+  // Not Node's way: a thread that is still loading its modules then would abort the process.
+  exitNow(error instanceof UsageError ? 2 : 1);
 });

@@ -46,6 +46,8 @@ import {
 import { TakeOver } from './take-over.ts';
 import { VERSION } from './version.ts';
 
+export { exitNow };
+
 const STOP_MILLIS_MAX = 200;
 /** A process that hands over has its port until it has ended. */
 const PORT_MILLIS_MAX = 5000;

@@ -19,7 +19,7 @@ import {
   statSync,
 } from 'node:fs';
 import { errnoText, RefusedError, SystemError } from '../base/errors.ts';
-import { PAGE_BYTES } from '../base/units.ts';
+import { formatMode, PAGE_BYTES } from '../base/units.ts';
 import {
   blockDeviceFacts,
   type FileExtent,
@@ -167,8 +167,7 @@ function statusOf(path: string): Stats | undefined {
 function openForWriting(path: string, status: Stats): number {
   const exclusive = status.isBlockDevice() ? constants.O_EXCL : 0;
   if (status.isFile() && (status.mode & 0o222) === 0) {
-    const mode = (status.mode & 0o777).toString(8).padStart(4, '0');
-    throw new RefusedError(`is read-only (mode ${mode})`);
+    throw new RefusedError(`is read-only (mode ${formatMode(status.mode & 0o777)})`);
   }
   try {
     return openSync(path, constants.O_RDWR | constants.O_DIRECT | exclusive);

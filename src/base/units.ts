@@ -59,3 +59,8 @@ export function formatBytes(bytes: number): string {
   }
   return `${Number.isInteger(value) ? value : value.toFixed(1)} ${units[unit]}`;
 }
+
+/** Permission bits of a file for people, as chmod takes them: `0644`. */
+export function formatMode(bits: number): string {
+  return bits.toString(8).padStart(4, '0');
+}

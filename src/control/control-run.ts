@@ -7,7 +7,7 @@ import { RefusedError } from '../base/errors.ts';
 import { type ControlClient, NoDaemonError } from './client.ts';
 import type { ControlCall, Orders } from './control-orders.ts';
 import { nearName } from './near-name.ts';
-import type { ShareStatus } from './protocol.ts';
+import type { DeviceStatus } from './protocol.ts';
 import { daemonText, devicesText, statisticsText } from './statistics-text.ts';
 
 export interface Manner {
@@ -101,8 +101,7 @@ async function show(
         : printed(devices, devicesText(devices, await budget(client)));
     }
     case 'status': {
-      const devices = await client.call('devices');
-      const found = devices.find((status) => status.device === device);
+      const found = await statusOf(client, device);
       // Removed by order it is none; else nobody has asked for it yet.
       if (found !== undefined || calls.length > 0) return printed(found ?? null, '');
       throw await withNearName(client, device, new RefusedError(`no device '${device}'`));
@@ -111,9 +110,10 @@ async function show(
       const statistics = await client.call('statistics', { device }).catch(async (error: Error) => {
         throw await withNearName(client, device, error);
       });
-      return json
-        ? printed(statistics, '')
-        : printed(statistics, statisticsText(statistics, await shareOf(client, device)));
+      if (json) return printed(statistics, '');
+      // Null: the daemon has no budget, or the device has just gone.
+      const share = (await statusOf(client, device))?.share ?? null;
+      return printed(statistics, statisticsText(statistics, share));
     }
     case 'daemon': {
       const daemon = await client.call('daemon');
@@ -129,10 +129,9 @@ async function show(
   }
 }
 
-/** Null: the daemon has no budget, or the device has just gone. */
-async function shareOf(client: ControlClient, device: string): Promise<ShareStatus | null> {
+async function statusOf(client: ControlClient, device: string): Promise<DeviceStatus | undefined> {
   const devices = await client.call('devices');
-  return devices.find((status) => status.device === device)?.share ?? null;
+  return devices.find((status) => status.device === device);
 }
 
 async function budget(client: ControlClient) {

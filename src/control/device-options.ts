@@ -7,7 +7,7 @@ import { closeSync, fstatSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { type BackingFile, openFreeBackingFile } from '../backing/backing-file.ts';
 import { about, RefusedError } from '../base/errors.ts';
-import { bytesToPages, formatBytes, PAGE_BYTES } from '../base/units.ts';
+import { bytesToPages, formatBytes, formatMode, PAGE_BYTES } from '../base/units.ts';
 import { type BackingIoKind, backingOptions } from '../device/backing.ts';
 import type { DeviceTerms } from '../device/device-terms.ts';
 import type { DiskOptions } from '../device/disk.ts';
@@ -184,7 +184,7 @@ export function closeDiskOptions({ files, backing }: DiskOptions): void {
 function warnOfMode({ fd, path }: BackingFile, log: Log): void {
   const status = fstatSync(fd);
   if (!status.isFile() || (status.mode & 0o077) === 0) return;
-  const mode = (status.mode & 0o777).toString(8).padStart(4, '0');
+  const mode = formatMode(status.mode & 0o777);
   log.warn(`backing swap ${path}: insecure permissions ${mode}, 0600 suggested`);
 }
 

@@ -12,7 +12,7 @@ import { PageStore } from '../store/page-store.ts';
 import type { QueueCall, QueueWorkerOptions, ReactorReport } from './orders.ts';
 import { type DeviceQueues, QueueSet, type QueueSetOptions } from './queue-set.ts';
 import { Reactor } from './reactor.ts';
-import { type Report, Reports } from './reports.ts';
+import { Reports } from './reports.ts';
 import { ThreadAnswerer } from './thread-call.ts';
 import { warmUp } from './warm-up.ts';
 
@@ -77,14 +77,14 @@ class QueueThread {
   }
 
   #open(options: QueueSetOptions): void {
-    const set = new QueueSet(options, this.#reactor, this.#reporter(options.name));
+    const set = new QueueSet(options, this.#reactor, this.#reports.of(options.name));
     this.#sets.set(options.name, set);
     this.#reactor.add(set);
   }
 
   #openDisk({ device, share, thread }: Extract<QueueCall, { kind: 'openDisk' }>): void {
     const store = PageStore.join(share, thread);
-    const report = this.#reporter(device);
+    const report = this.#reports.of(device);
     store.onTrouble = (what) => report('error', what);
     this.#named(device).openDisk({ store });
   }
@@ -93,10 +93,6 @@ class QueueThread {
     const set = this.#sets.get(device);
     assert(set !== undefined, 'calls name devices of this thread');
     return set;
-  }
-
-  #reporter(device: string): Report {
-    return (...said) => this.#reports.report(device, ...said);
   }
 }
 

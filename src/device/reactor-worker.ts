@@ -29,7 +29,7 @@ import type { Order, QueueCall, ReactorOptions, ReactorReport } from './orders.t
 import { UnsettledError } from './page-owner.ts';
 import { Reactor } from './reactor.ts';
 import { releaseAll } from './releases.ts';
-import { type Report, Reports } from './reports.ts';
+import { Reports } from './reports.ts';
 import { ServiceManager } from './service-manager.ts';
 import { ThreadCaller } from './thread-call.ts';
 import { warmUp } from './warm-up.ts';
@@ -72,9 +72,8 @@ function main(): void {
 function open(terms: DeviceTerms, everything: Everything): void {
   const { reactor, reports, devices, threads, post } = everything;
   const device = terms.name;
-  const report: Report = (...said) => reports.report(device, ...said);
   const events = {
-    report,
+    report: reports.of(device),
     running: (isRunning: boolean) => post({ kind: 'running', device, isRunning }),
   };
   const made = new BlockDevice(terms, reactor, events, threads);
@@ -93,8 +92,7 @@ function remove(device: BlockDevice, { post, reactor, reports, devices }: Everyt
   answer(post, () => {
     device.mustNotRun();
     if (device.isInitialised) device.reset();
-    const report: Report = (...said) => reports.report(device.name, ...said);
-    releaseAll(report, [() => reactor.remove(device), () => device.remove()]);
+    releaseAll(reports.of(device.name), [() => reactor.remove(device), () => device.remove()]);
     devices.delete(device.name);
     reports.end(device.name);
     return { kind: 'done' };

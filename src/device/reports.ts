@@ -65,6 +65,11 @@ export class Reports {
     this.#sayIfRoom(device, budget);
   }
 
+  /** For what belongs to the device alone. */
+  of(device: string): Report {
+    return (...said) => this.report(device, ...said);
+  }
+
   /**
    * HOT PATH: no allocation while nothing is held back. Milliseconds until there is room for it; -1:
    * nothing is.

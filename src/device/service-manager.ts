@@ -10,10 +10,10 @@
  * Only the process that was started is meant, so all of these are taken out of the environment.
  */
 
-import { fstatSync, readlinkSync } from 'node:fs';
+import { fstatSync } from 'node:fs';
 import { assert } from '../base/assert.ts';
 import { RefusedError, SystemError } from '../base/errors.ts';
-import { closeFd, setCloseOnExec } from '../native/fd.ts';
+import { closeFd, fdName, setCloseOnExec } from '../native/fd.ts';
 import {
   connectDatagram,
   FDS_PER_MESSAGE_MAX,
@@ -198,9 +198,6 @@ function takePassed(environment: Environment, processId: number): PassedDescript
  * epoll descriptor is the first: closed, no signal and no client would be heard again.
  */
 function isPassed(fd: number): boolean {
-  try {
-    return readlinkSync(`/proc/self/fd/${fd}`) !== 'anon_inode:[eventpoll]';
-  } catch {
-    return false;
-  }
+  const name = fdName(fd);
+  return name !== undefined && name !== 'anon_inode:[eventpoll]';
 }

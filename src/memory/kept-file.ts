@@ -11,11 +11,11 @@ import {
   mkdirSync,
   openSync,
   rmdirSync,
-  type Stats,
   statfsSync,
   statSync,
 } from 'node:fs';
 import { RefusedError } from '../base/errors.ts';
+import { formatMode } from '../base/units.ts';
 import { lockFileUntil } from '../native/file-extents.ts';
 
 /** linux/magic.h: what loses its files with the machine's memory, and only then. */
@@ -60,15 +60,11 @@ function checkDirectory(directory: string): void {
   if (status.uid !== process.geteuid!()) {
     refuse(`an owner of user id ${process.geteuid!()}`, `${status.uid}`);
   }
-  if ((status.mode & 0o077) !== 0) refuse('mode 0700', octal(status));
+  if ((status.mode & 0o077) !== 0) refuse('mode 0700', formatMode(status.mode & 0o7777));
   const { type } = statfsSync(directory);
   if (type !== TMPFS_MAGIC && type !== RAMFS_MAGIC) {
     refuse('a tmpfs, such as /run or /dev/shm', `a file system of type 0x${type.toString(16)}`);
   }
-}
-
-function octal(status: Stats): string {
-  return (status.mode & 0o7777).toString(8).padStart(4, '0');
 }
 
 /** Opens or makes a file and locks it (flock). Throws RefusedError when another process keeps it. */

@@ -3,7 +3,7 @@
  * its flags were a moment ago: peer-eventfd.ts signals them, and nobody reads them.
  */
 
-import { readlinkSync } from 'node:fs';
+import { fdName } from './fd.ts';
 import { checked, libcFunction } from './libc.ts';
 
 const EFD_CLOEXEC = 0o2000000;
@@ -35,20 +35,8 @@ export function drainEventFd(fd: number): void {
   c.read(fd, drained, 8);
 }
 
-/**
- * What a descriptor stands for, as /proc names it: `anon_inode:[eventfd]`, `pipe:[1234]`, a path.
- * Undefined: not open, or there is no /proc.
- */
-function nameOf(fd: number): string | undefined {
-  try {
-    return readlinkSync(`/proc/self/fd/${fd}`);
-  } catch {
-    return undefined;
-  }
-}
-
 /** What a descriptor is, for people, if it is no eventfd; undefined: it is one. */
 export function notAnEventFd(fd: number): string | undefined {
-  const name = nameOf(fd);
+  const name = fdName(fd);
   return name === EVENTFD_NAME ? undefined : (name ?? 'what /proc does not name');
 }

@@ -2,6 +2,7 @@
  * File descriptors: duplicate, close, flags, memfd, fallocate. An fd has one owner and one close.
  */
 
+import { readlinkSync } from 'node:fs';
 import { assert } from '../base/assert.ts';
 import { checked, lastErrno, libcFunction } from './libc.ts';
 
@@ -58,6 +59,18 @@ export function discardFds(...fds: readonly number[]): void {
 /** What this thread discards is `taker`'s to close from now on; its own without one. */
 export function discardTo(taker: Closer = closeHere): void {
   closer = taker;
+}
+
+/**
+ * What a descriptor stands for, as /proc names it: `anon_inode:[eventfd]`, `pipe:[1234]`, a path.
+ * Undefined: not open, or there is no /proc.
+ */
+export function fdName(fd: number): string | undefined {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`);
+  } catch {
+    return undefined;
+  }
 }
 
 /** A second fd for the same open file, close-on-exec. */

@@ -50,7 +50,7 @@ export class Emptying {
   finish(from: number, isLost: boolean, slots: number): void {
     const { header, arena, objects, row, ages, table } = this.#mapped;
     const { limitPages } = arena;
-    this.#disown();
+    if (!this.isBegun) this.#disown();
     if (isLost) table.fill(SLOT_LOST, from);
     objects.clear();
     const errno = arena.restore(() => 0);

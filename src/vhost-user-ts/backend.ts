@@ -174,8 +174,8 @@ export class BackendSession {
 
   /**
    * Handles messages that are there, a bounded number, for a bounded time; none behind one that has to
-   * wait. What is left stays in the socket, which goes on being readable. Returns false when the front end has closed the connection. Throws ProtocolError when it must be dropped; its
-   * message says why.
+   * wait. What is left stays in the socket, which goes on being readable. Returns false when the front
+   * end has closed the connection. Throws ProtocolError when it must be dropped; its message says why.
    */
   poll(): boolean {
     const start = monotonicMicros();

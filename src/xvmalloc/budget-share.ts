@@ -113,18 +113,14 @@ export class BudgetShare {
     this.#lock.release();
   }
 
-  /** The pages by which a guarantee of so many would change what is committed. */
-  commitmentOf(pages: number): number {
-    return Math.max(this.usedPages, pages) - Math.max(this.usedPages, this.guaranteePages);
-  }
-
   /** So many from now on, if no more than `limit` is committed then; else, false: all is as it was. */
   guarantee(pages: number, limit: number): boolean {
     this.#begin();
-    const more = this.commitmentOf(pages);
+    const used = this.usedPages;
+    const more = Math.max(used, pages) - Math.max(used, this.guaranteePages);
     const isTaken = more > 0 && this.#commitUpTo(more, limit);
     if (isTaken) this.#own[SHARE.guaranteePages] = pages;
-    else if (more <= 0) this.#change(this.usedPages, pages);
+    else if (more <= 0) this.#change(used, pages);
     this.#lock.release();
     return isTaken || more <= 0;
   }

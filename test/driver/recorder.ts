@@ -1,6 +1,12 @@
 /** What a back end's session hands on, noted: for its tests. */
 
-import type { BackendHandler, Inflight } from '../../src/vhost-user-ts/index.ts';
+import {
+  type BackendHandler,
+  BackendSession,
+  type Inflight,
+} from '../../src/vhost-user-ts/index.ts';
+import { FrontEnd } from './front-end.ts';
+import { socketPair } from './sockets.ts';
 
 export const RECORDER_QUEUES = 4;
 export const RECORDER_FEATURES = 1n << 40n;
@@ -104,4 +110,14 @@ export class Recorder implements BackendHandler {
   resetDevice(): void {
     this.#note('reset');
   }
+}
+
+/** One behind a session of its own, and the front end of that; `pump`: as FrontEnd has it. */
+export function recordedSession(pump: () => void) {
+  const [client, server] = socketPair();
+  const handler = new Recorder();
+  const session = new BackendSession(server, handler);
+  const frontEnd = new FrontEnd(client, pump);
+  handler.areaFd = frontEnd.fd;
+  return { handler, session, frontEnd };
 }

@@ -26,11 +26,12 @@ import {
   VHOST_USER_PROTOCOL_F,
 } from '../../src/vhost-user-ts/index.ts';
 import { openFds } from '../driver/descriptors.ts';
-import { FrontEnd, RequestRefused } from '../driver/front-end.ts';
+import { type FrontEnd, RequestRefused } from '../driver/front-end.ts';
 import {
   RECORDER_FEATURES as FEATURES,
   RECORDER_QUEUES as QUEUES,
-  Recorder,
+  type Recorder,
+  recordedSession,
 } from '../driver/recorder.ts';
 import { socketPair } from '../driver/sockets.ts';
 
@@ -45,11 +46,7 @@ let ownFds: number[] = [];
 
 beforeEach(() => {
   before = openFds();
-  const [client, server] = socketPair();
-  handler = new Recorder();
-  session = new BackendSession(server, handler);
-  frontEnd = new FrontEnd(client, () => session.poll());
-  handler.areaFd = frontEnd.fd;
+  ({ handler, session, frontEnd } = recordedSession(() => session.poll()));
 });
 
 /** Whatever a test did: with both ends closed nothing is left open. */

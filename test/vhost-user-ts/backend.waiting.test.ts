@@ -11,7 +11,7 @@ import {
 } from '../../src/vhost-user-ts/index.ts';
 import { openFds } from '../driver/descriptors.ts';
 import { FrontEnd } from '../driver/front-end.ts';
-import { RECORDER_QUEUES as QUEUES, Recorder } from '../driver/recorder.ts';
+import { RECORDER_QUEUES as QUEUES, type Recorder, recordedSession } from '../driver/recorder.ts';
 import { socketPair } from '../driver/sockets.ts';
 
 const state = (index: number, num: number) => encodeState({ index, num });
@@ -22,10 +22,7 @@ let frontEnd: FrontEnd;
 
 beforeEach(() => {
   before = openFds();
-  const [client, server] = socketPair();
-  handler = new Recorder();
-  session = new BackendSession(server, handler);
-  frontEnd = new FrontEnd(client, () => session.poll());
+  ({ handler, session, frontEnd } = recordedSession(() => session.poll()));
 });
 
 /** Whatever a test did: with both ends closed nothing is left open. */
